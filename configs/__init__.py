@@ -200,7 +200,7 @@ def _parse_value(text: str, hint: Any) -> Any:
     allowed = get_args(hint) if get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
     if text.lower() == "none" and type(None) in allowed:
         return None
-    if str in allowed or any(get_origin(a) is Literal and all(isinstance(v, str) for v in get_args(a)) for a in allowed):
+    if any(a is str or (get_origin(a) is Literal and isinstance(get_args(a)[0], str)) for a in allowed):
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]

@@ -1,0 +1,118 @@
+"""From a corpus to token shards, once: what a training stage calls before it starts.
+
+The folder's name carries a fingerprint of everything that its content depends on (corpus settings and the sizes and times of
+its files, tokenizer settings, split), so a changed setting makes a new folder and an unchanged one is used again. Under
+`torchrun` the first rank of each machine writes it and the others wait: it appears by an atomic rename.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from configs import UserError, check, to_dict
+from data.corpus import CorpusConfig, documents
+from data.shards import FORMAT, SplitConfig, TokenStream, read_manifest, write_shards
+from data.tokenizer import Tokenizer, TokenizerConfig
+
+WAIT_SECONDS = 3600  # longest time that other ranks wait for the writing one
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which text, which tokenizer, which split.
+
+    `tokenizer_model` names an existing model file; without it one is trained on the corpus. `extra_text` are further
+    corpus paths that only the tokenizer sees (for example the instructions of a later stage).
+    """
+
+    folder: str = "runs/data"
+    corpus: CorpusConfig = field(default_factory=CorpusConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    tokenizer_model: str | None = None
+    extra_text: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check(["folder must not be empty"] if not self.folder else [])
+
+
+@dataclass(frozen=True)
+class PreparedData:
+    """A shard folder with its tokenizer."""
+
+    folder: Path
+    manifest: dict
+    tokenizer: Tokenizer
+
+    def stream(self, split: str) -> TokenStream:
+        return TokenStream(self.folder, split, self.manifest)
+
+
+def fingerprint(config: DataConfig) -> str:
+    """Sixteen hexadecimal digits that change when the shards would."""
+    described = {key: value for key, value in to_dict(config).items() if key != "folder"}
+    named = (*config.corpus.paths, *config.extra_text, *filter(None, [config.tokenizer_model]))
+    stamps = [(path, *_stamp(Path(path))) for path in named]
+    source = stamps or [sys.version]  # the built-in corpus is the documentation of this Python
+    text = json.dumps([FORMAT, described, source], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _stamp(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of a file, or of every file below a folder."""
+    if not path.exists():
+        raise UserError(f"there is no file or folder {path}; correct the path in the configuration")
+    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+    return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+
+
+def prepare(config: DataConfig, writes: bool = True, progress: bool = False) -> PreparedData:
+    """The shards that `config` describes, written if they do not exist yet (by the caller whose `writes` is true)."""
+    folder = Path(config.folder) / fingerprint(config)
+    waited = 0.0
+    while not (folder / "manifest.json").exists():
+        if writes:
+            _write(config, folder, progress)
+        elif waited > WAIT_SECONDS:
+            raise UserError(
+                f"waited {WAIT_SECONDS} s for {folder}, which the first rank should have written; see its output"
+            )
+        else:
+            time.sleep(0.2)
+            waited += 0.2
+    manifest = read_manifest(folder)
+    tokenizer = Tokenizer.load(folder / "tokenizer.model")
+    if tokenizer.sha256 != manifest["tokenizer_sha256"]:
+        raise UserError(f"{folder}/tokenizer.model is not the tokenizer of these shards; delete {folder}")
+    return PreparedData(folder, manifest, tokenizer)
+
+
+def _write(config: DataConfig, folder: Path, progress: bool) -> None:
+    if config.tokenizer_model:
+        tokenizer = Tokenizer.load(config.tokenizer_model)
+    else:
+        texts = (document.text for document in _tokenizer_documents(config))
+        tokenizer = Tokenizer.train(texts, config.tokenizer, progress=progress)
+    write_shards(documents(config.corpus), tokenizer, folder, config.split, progress=progress)
+
+
+def _tokenizer_documents(config: DataConfig):
+    yield from documents(config.corpus)
+    if config.extra_text:
+        yield from documents(CorpusConfig(paths=config.extra_text))
+
+
+def describe(data: PreparedData) -> str:
+    """One line a split: documents, tokens, bytes per token."""
+    rows = []
+    for name, entry in data.manifest["splits"].items():
+        rows.append(
+            f"{name}: {entry['documents']:,} documents, {entry['tokens']:,} tokens, "
+            f"{entry['bytes'] / entry['tokens']:.2f} bytes per token"
+        )
+    return "\n".join(rows)
