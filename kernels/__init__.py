@@ -10,6 +10,7 @@ Shapes: B batch, T query tokens, S key tokens, H heads, K key-value heads, D hea
 
 from kernels.bias import ALiBi
 from kernels.dispatch import IMPLEMENTATIONS, Choice, attention, explain
+from kernels.loss import linear_cross_entropy, linear_cross_entropy_reference
 from kernels.masks import And, Causal, Document, Full, Mask, Padding, Prefix, Window
 
 __all__ = [
@@ -26,4 +27,6 @@ __all__ = [
     "Window",
     "attention",
     "explain",
+    "linear_cross_entropy",
+    "linear_cross_entropy_reference",
 ]
