@@ -1,9 +1,9 @@
 """Keys and values of earlier tokens, so that a new token costs one forward pass of length 1.
 
-Rows of a batch may have unequal lengths. Row b keeps its tokens at the places 0 .. lengths[b] - 1 of its cache: filled from
-the left, no padding between. A prompt batch is padded on the right; after the prefill `truncate(lengths)` forgets what the
-padding wrote, and later tokens overwrite it. A query of row b at position p sees the keys at s <= p (`Causal(lengths)`), so
-what lies beyond is never read: every row gets exactly what it would get alone.
+Rows of a batch may have unequal lengths. Row b keeps its tokens at the places 0 .. lengths[b] - 1 of its cache:
+filled from the left, no padding between. A prompt batch is padded on the right; after the prefill `truncate(lengths)`
+forgets what the padding wrote, and later tokens overwrite it. A query of row b at position p sees the keys at s <= p
+(`Causal(lengths)`), so what lies beyond is never read: every row gets exactly what it would get alone.
 """
 
 from __future__ import annotations

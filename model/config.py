@@ -31,8 +31,8 @@ class ModelConfig:
     tie         the output matrix is the embedding matrix (Press and Wolf 2017)
     dropout     after the embedding, each attention and each feed-forward part
     init        "gpt2" (Radford et al. 2019: normal 0.02, output projections scaled by 1 / sqrt(2 L)),
-                "small" (Nguyen and Salazar 2019: normal sqrt(2 / (5 C)), scaled likewise), or
-                "zero" (as gpt2 with output projections 0, so that every layer starts as the identity; Zhang et al. 2019)
+                "small" (Nguyen and Salazar 2019: normal sqrt(2 / (5 C)), scaled likewise), or "zero" (as gpt2 with
+                output projections 0, so that every layer starts as the identity; Zhang et al. 2019)
     """
 
     vocab_size: int = 0

@@ -1,8 +1,8 @@
 """Parameters, floating-point operations and memory of a model, by formula: no weights are allocated.
 
-A multiplication and an addition count as two operations. Training counts three times the forward pass (one forward, two for
-the gradients of inputs and weights; Kaplan et al. 2020). Attention counts the pairs that its mask lets through, not T x T.
-A test compares every formula with the built model and with a count by hand.
+A multiplication and an addition count as two operations. Training counts three times the forward pass (one forward,
+two for the gradients of inputs and weights; Kaplan et al. 2020). Attention counts the pairs that its mask lets
+through, not T x T. A test compares every formula with the built model and with a count by hand.
 """
 
 from __future__ import annotations

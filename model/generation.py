@@ -1,6 +1,7 @@
 """Batched generation with a cache: prompts of unequal length, per-row seeds, streaming.
 
-    texts = generate(model, prompts, new_tokens=64, sampling=Sampling(temperature=0.8, top_p=0.95), stop=[tokenizer.eos])
+    texts = generate(model, prompts, new_tokens=64, sampling=Sampling(temperature=0.8, top_p=0.95),
+    stop=[tokenizer.eos])
 
 Every row gets what it would get alone: rows keep their own lengths, positions and random numbers (`model.cache`,
 `model.sampling`). Finished rows leave the batch, so that a batch costs what its longest rows need.

@@ -1,7 +1,7 @@
 """What stands on the trunk: small modules that turn hidden vectors (B, T, C) into what a task needs.
 
-A model is a trunk and a head. `LanguageModel` predicts tokens: the next one on a causal trunk (GPT), the hidden ones on a
-bidirectional trunk (BERT), with the same loss over (targets, weights).
+A model is a trunk and a head. `LanguageModel` predicts tokens: the next one on a causal trunk (GPT), the hidden ones
+on a bidirectional trunk (BERT), with the same loss over (targets, weights).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ HeadName = Literal["language", "masked"]
 class LanguageHead(nn.Module):
     """hidden (B, T, C) -> logits (B, T, V), with the embedding matrix when `tie`.
 
-    `transform` (the masked head of BERT, Devlin et al. 2019) puts a linear layer, GELU and a norm before the output matrix.
+    `transform` (the masked head of BERT, Devlin et al. 2019) puts a linear layer, GELU and a norm before the output
+    matrix.
     """
 
     def __init__(self, config: ModelConfig, embedding: nn.Embedding, transform: bool):
@@ -47,9 +48,8 @@ class LanguageHead(nn.Module):
         hidden (B, T, C), targets (B, T) int64, weights (B, T) float32.
         """
         flat = self._transformed(hidden).flatten(0, 1)
-        return linear_cross_entropy(
-            flat, self.output.weight, targets.flatten(), weights.flatten(), softcap=self.softcap or None
-        )
+        weight = self.output.weight.to(flat.dtype)
+        return linear_cross_entropy(flat, weight, targets.flatten(), weights.flatten(), softcap=self.softcap or None)
 
     def _transformed(self, hidden: Tensor) -> Tensor:
         return hidden if self.transform is None else self.transform(hidden)

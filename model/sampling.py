@@ -1,7 +1,7 @@
 """Choosing the next token: temperature, top-k, top-p, min-p, repetition penalty; reproducible row by row.
 
-The random number of a row is a pure function of (seed of the row, place in the sequence): no generator state, so a row gives
-the same text alone or in any batch, and generation can be resumed anywhere.
+The random number of a row is a pure function of (seed of the row, place in the sequence): no generator state, so a
+row gives the same text alone or in any batch, and generation can be resumed anywhere.
 """
 
 from __future__ import annotations

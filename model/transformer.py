@@ -5,12 +5,13 @@
                      x = norm(x + attention(x));  x = norm(x + feed_forward(x))      post-norm
     x = norm(x)                                                                     pre-norm only
 
-Precision. Parameters stay in the dtype that they have (float32 in training); `compute_dtype` is the dtype of the residual
-stream, and every linear layer casts its weight to the dtype of its input. That is mixed precision in one readable line,
-without autocast: gradients arrive in the dtype of the parameter.
+Precision. Parameters stay in the dtype that they have (float32 in training); `compute_dtype` is the dtype of the
+residual stream, and every linear layer casts its weight to the dtype of its input. That is mixed precision in one
+readable line, without autocast: gradients arrive in the dtype of the parameter.
 
-What a token may see is said by masks from `kernels`: causal or not, its document (`documents`), its window, its padding.
-With a `cache`, keys and values of earlier tokens are kept and `tokens` are the new ones only; see `model.cache`.
+What a token may see is said by masks from `kernels`: causal or not, its document (`documents`), its window, its
+padding. With a `cache`, keys and values of earlier tokens are kept and `tokens` are the new ones only; see
+`model.cache`.
 """
 
 from __future__ import annotations

@@ -1,0 +1,111 @@
+"""From a run folder to a model that can be used: weights, tokenizer and chat format travel together in a checkpoint.
+
+loaded = load_run("runs/demo/sft")
+loaded.model, loaded.tokenizer, loaded.chat
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from configs import UserError, from_dict, to_dict
+from data.chat import ChatFormat
+from data.tokenizer import Tokenizer
+from model.config import ModelConfig
+from model.heads import HeadName, LanguageModel
+from model.storage import MANIFEST, decode_tensors, encode_tensors, newest_intact, read_folder
+
+WEIGHTS, DESCRIPTION, TOKENIZER, CHAT = "model.safetensors", "model.json", "tokenizer.model", "chat.json"
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model with what belongs to it. `folder` is the checkpoint that it came from."""
+
+    model: LanguageModel
+    tokenizer: Tokenizer
+    chat: ChatFormat
+    folder: Path
+
+
+def model_files(model: LanguageModel, tokenizer: Tokenizer, chat: ChatFormat) -> dict[str, bytes]:
+    """The files of a checkpoint that make a model usable; `load_run` reads them."""
+    description = {
+        "config": to_dict(model.config),
+        "head": model.head_name,
+        "tokenizer_sha256": tokenizer.sha256,
+    }
+    return {
+        WEIGHTS: encode_tensors(dict(model.named_parameters())),
+        DESCRIPTION: json.dumps(description, indent=1).encode(),
+        TOKENIZER: tokenizer.model_bytes,
+        CHAT: json.dumps(to_dict(chat), indent=1).encode(),
+    }
+
+
+def load_run(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
+    """The model of a run folder (its newest intact checkpoint) or of one checkpoint folder.
+
+    Raises UserError when there is none, it is damaged, or its parts do not belong together.
+    """
+    path = Path(path)
+    names = [WEIGHTS, DESCRIPTION, TOKENIZER, CHAT]
+    if (path / MANIFEST).exists():
+        folder, files = path, read_folder(path, names)
+    else:
+        found = newest_intact(path, names)
+        if found is None:
+            raise UserError(f"there is no checkpoint in {path}; give the folder of a run that has trained")
+        folder, files = found
+    model, tokenizer, chat = model_from_files(files, folder)
+    model.to(device=device, dtype=dtype)
+    model.trunk.compute_dtype = dtype
+    return LoadedModel(model.eval(), tokenizer, chat, folder)
+
+
+def model_from_files(files: dict[str, bytes], folder: Path) -> tuple[LanguageModel, Tokenizer, ChatFormat]:
+    """Build the model that `model_files` described."""
+    try:
+        description = json.loads(files[DESCRIPTION])
+        config, head = from_dict(ModelConfig, description["config"]), description["head"]
+        chat = from_dict(ChatFormat, json.loads(files[CHAT]))
+        if head not in get_args(HeadName):
+            raise ValueError(f"unknown head {head!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{folder}/{DESCRIPTION} does not describe a model of this version ({error})") from None
+    tokenizer = Tokenizer(files[TOKENIZER])
+    if tokenizer.sha256 != description.get("tokenizer_sha256") or tokenizer.vocab_size > config.vocab_size:
+        raise UserError(f"the tokenizer in {folder} is not the one that its model was trained with")
+    with torch.device("meta"):
+        model = LanguageModel(config, head)
+    model.to_empty(device="cpu")
+    if config.tie:
+        model.head.output.weight = model.trunk.embedding.weight
+    load_weights(model, decode_tensors(files[WEIGHTS], f"{folder}/{WEIGHTS}"), str(folder))
+    return model, tokenizer, chat
+
+
+@torch.no_grad()
+def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
+    """Copy tensors into the parameters of the same names.
+
+    Raises UserError, naming the first difference, when they are those of another architecture.
+    """
+    parameters = dict(model.named_parameters())
+    for name in sorted(parameters.keys() ^ tensors.keys()):
+        where = "the model has no" if name in tensors else "the checkpoint lacks"
+        raise UserError(
+            f"{source} holds another architecture: {where} {name}; use the configuration that it was made with"
+        )
+    for name, parameter in parameters.items():
+        if parameter.shape != tensors[name].shape:
+            raise UserError(
+                f"{source} holds another architecture: {name} is {tuple(tensors[name].shape)} there and "
+                f"{tuple(parameter.shape)} here; use the configuration that it was made with"
+            )
+        parameter.copy_(tensors[name])

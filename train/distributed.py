@@ -1,0 +1,72 @@
+"""Ranks: what this process is among the others, and the few collectives that the trainer needs.
+
+Started by `torchrun`, a process finds its rank in the environment; started alone, it is rank 0 of 1 and no process
+group exists. gloo is used on CPUs, NCCL on GPUs. `torchrun` sets OMP_NUM_THREADS=1; `setup` gives each rank its share
+of the cores instead.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from configs import UserError
+
+TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among `world`. `local` is its number on this machine."""
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all ranks, in place; every rank gets the same bits."""
+        if self.world > 1:
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+
+def setup(device: str = "auto", threads: int = 0) -> Ranks:
+    """Join the process group (when started by torchrun), choose the device and the number of threads.
+
+    device: "auto", "cpu" or "cuda". threads: per rank on a CPU, 0 for an equal share of the cores.
+    Raises UserError when CUDA is asked for and not there.
+    """
+    world, rank = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("RANK", 0))
+    local, here = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device is cuda, but this PyTorch sees no CUDA device; use train.device=cpu")
+    use_cuda = device == "cuda" or (device == "auto" and torch.cuda.is_available())
+    if use_cuda:
+        torch.cuda.set_device(local)
+    chosen = torch.device("cuda", local) if use_cuda else torch.device("cpu")
+    if not use_cuda:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        torch.set_num_threads(threads or max(1, cores // here))
+    if world > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=TIMEOUT)
+    return Ranks(rank, world, local, chosen)
+
+
+def teardown() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

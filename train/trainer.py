@@ -1,0 +1,306 @@
+"""The trainer: everything that all stages share, once.
+
+Per step: this rank's rows of the global batch, in micro-batches; forward and backward of each (gradients are summed
+over ranks during the last backward pass); sum(total) / sum(weight) over all of them as *the* loss; gradients scaled
+to it; the global norm, clipped; a check that all is finite; the update. Then logging, evaluation, checkpoint,
+signals.
+
+Three properties hold by construction, and tests prove them:
+- the loss and its gradient do not depend on how the global batch is split over micro-batches and ranks (but for
+  rounding);
+- data, masking and dropout are functions of (seed, position), so a resumed run repeats the uninterrupted one bit for
+  bit (same device, same number of ranks, not compiled);
+- a step whose loss or gradient is not finite is skipped on all ranks alike and counted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import math
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from configs import UserError, check
+from data.batches import Rows
+from data.order import key, rank_positions, samples_at
+from model.load import WEIGHTS, load_weights
+from model.storage import decode_tensors, encode_tensors, newest_intact, write_folder
+from train.distributed import Ranks
+from train.objectives import Objective, ObjectiveModule
+from train.optim import Optimizer, OptimizerConfig, ScheduleConfig
+from train.run import OPTIMIZER, STATE, RunFolder, TrainState
+
+MAX_SKIPPED = 10  # bad steps in a row that end the run
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, how much at a time, and on what.
+
+    steps            optimizer updates
+    batch_size       rows of one update, over all ranks
+    micro_batch      rows of one forward pass on one rank; 0: all of the rank's rows at once precision
+    "float32", "bfloat16" (activations and matrix products; parameters stay float32), or "auto": bfloat16
+                     where the hardware multiplies it
+    compile          "on", "off", or "auto": where a compiler is found
+    device, threads  see `train.distributed.setup`
+    log_every, evaluate_every, save_every   in steps; 0: only at the end
+    keep             checkpoints that are kept; 0: all
+    """
+
+    steps: int = 100
+    batch_size: int = 16
+    micro_batch: int = 0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = 0
+    log_every: int = 10
+    evaluate_every: int = 0
+    save_every: int = 0
+    keep: int = 2
+
+    def __post_init__(self):
+        problems = [
+            f"{n} must be positive, got {getattr(self, n)}" for n in ("steps", "batch_size") if getattr(self, n) < 1
+        ]
+        problems += [
+            f"{name} must not be negative, got {getattr(self, name)}"
+            for name in ("micro_batch", "threads", "log_every", "evaluate_every", "save_every", "keep")
+            if getattr(self, name) < 0
+        ]
+        check(problems)
+
+    def rows_per_rank(self, world: int) -> int:
+        """Raises UserError when the batch cannot be split evenly."""
+        if self.batch_size % world:
+            raise UserError(f"train.batch_size ({self.batch_size}) must be a multiple of the {world} ranks")
+        rows = self.batch_size // world
+        if rows % (self.micro_batch or rows):
+            raise UserError(f"the {rows} rows of a rank must be a multiple of train.micro_batch ({self.micro_batch})")
+        return rows
+
+
+class Trainer:
+    """Trains `model` on `rows` with `objective` and writes to `run`.
+
+    files: gives the files of a checkpoint that make the model usable (`model.load.model_files`).
+    evaluate: gives a dictionary of figures for the metrics; called on all ranks.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        optimizer: OptimizerConfig,
+        schedule: ScheduleConfig,
+        model: nn.Module,
+        objective: Objective,
+        rows: Rows,
+        run: RunFolder,
+        ranks: Ranks,
+        files: Callable[[], dict[str, bytes]],
+        evaluate: Callable[[], dict[str, float]] | None = None,
+        seed: int = 0,
+    ):
+        self.config, self.schedule, self.clip, self.seed = config, schedule, optimizer.clip, seed
+        self.model, self.rows, self.run, self.ranks = model.to(ranks.device), rows, run, ranks
+        self.files, self.evaluate = files, evaluate or dict
+        self.micro_batch = config.micro_batch or config.rows_per_rank(ranks.world)
+        config.rows_per_rank(ranks.world)
+        model.trunk.compute_dtype = compute_dtype(config.precision, ranks.device)
+        self.optimizer = Optimizer(model, optimizer)
+        self.state = TrainState(world=ranks.world)
+        self.resume()
+        module: nn.Module = ObjectiveModule(model, objective)
+        if wants_compile(config.compile, ranks):
+            module = torch.compile(module, dynamic=False)
+        if ranks.world > 1:
+            module = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+        self.module = module
+        self.stop_signal = 0
+
+    # Resume and save --------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Continue from the newest intact checkpoint of the run folder, if there is one."""
+        found = newest_intact(self.run.path)
+        if found is None:
+            self.run.forget_after(-1)
+            return
+        folder, files = found
+        self.state = TrainState.from_json(files[STATE])
+        load_weights(self.model, decode_tensors(files[WEIGHTS], str(folder)), str(folder))
+        self.optimizer.load_state_tensors(decode_tensors(files[OPTIMIZER], str(folder)))
+        self.run.forget_after(self.state.step)
+        if self.ranks.is_main:
+            done = "finished" if self.state.finished else f"continuing at step {self.state.step}"
+            print(f"{self.run.path}: {done} (checkpoint {folder.name})")
+
+    def save(self) -> None:
+        """Write a checkpoint of this moment and delete old ones."""
+        if self.ranks.is_main:
+            files = self.files()
+            files[OPTIMIZER] = encode_tensors(self.optimizer.state_tensors())
+            files[STATE] = self.state.to_json()
+            write_folder(self.run.checkpoint(self.state.step), files)
+            self.run.prune(self.config.keep)
+        self.ranks.barrier()
+
+    # The loop ---------------------------------------------------------------------------------------------------------
+
+    def fit(self) -> TrainState:
+        """Train to the last step, or until SIGTERM or SIGINT, which save first. Returns the state reached."""
+        config, state = self.config, self.state
+        if state.finished:
+            return state
+        with self._signals(), self._bar() as bar:
+            while state.step < config.steps and not self.stop_signal:
+                started = time.perf_counter()
+                record = self.step()
+                state.seconds += time.perf_counter() - started
+                bar.update()
+                bar.set_postfix(loss=f"{record['loss']:.3f}", tokens=f"{record['tokens_per_second']:,.0f}/s")
+                if self._due(config.log_every):
+                    self.run.log({"kind": "train", "step": state.step, **record})
+                state.finished = state.step == config.steps
+                if self._due(config.evaluate_every):
+                    self.run.log({"kind": "evaluation", "step": state.step, **self.evaluate()})
+                if self.stop_signal or self._due(config.save_every):
+                    self.save()
+        if self.stop_signal and self.ranks.is_main:
+            name = signal.Signals(self.stop_signal).name
+            print(f"{name}: saved step {state.step} in {self.run.path}; the same command continues", file=sys.stderr)
+        return state
+
+    def _due(self, every: int) -> bool:
+        step = self.state.step
+        return step == self.config.steps or bool(every and step % every == 0)
+
+    def step(self) -> dict[str, float]:
+        """One update. Returns its figures."""
+        config, state, ranks = self.config, self.state, self.ranks
+        started = time.perf_counter()
+        positions = rank_positions(state.samples_seen, config.batch_size, ranks.rank, ranks.world)
+        samples = samples_at(positions, len(self.rows), self.seed)
+        batch = self.rows.batch(samples, positions).to(ranks.device)
+        torch.manual_seed(int(key(self.seed, state.step, ranks.rank) >> 1))  # dropout
+        self.module.train()
+        self.optimizer.zero_grad()
+        sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
+        micro_batches = batch.split(self.micro_batch)
+        for number, micro in enumerate(micro_batches):
+            with self._sync_if(number == len(micro_batches) - 1):
+                terms = self.module(micro)
+                terms.total.backward()
+            sums[0] += terms.total.detach()
+            sums[1] += terms.weight
+        sums[2] = self.stop_signal
+        total, weight, stop = ranks.sum(sums).tolist()
+        self.stop_signal = self.stop_signal or int(stop > 0 and signal.SIGTERM)
+        loss = total / max(weight, 1e-12)
+        norm = self._normalise_and_clip(weight)
+        lr = self.schedule.factor(state.step, config.steps)
+        self._update(math.isfinite(loss) and math.isfinite(norm) and weight > 0, lr, samples)
+        state.step += 1
+        state.samples_seen += config.batch_size
+        state.targets_seen += round(weight)
+        rate = batch.tokens.numel() * ranks.world / (time.perf_counter() - started)
+        return {"loss": loss, "lr_factor": lr, "gradient_norm": norm, "tokens_per_second": rate}
+
+    def _normalise_and_clip(self, weight: float) -> float:
+        """Turn summed gradients into those of the global mean and clip them; returns the norm before clipping."""
+        gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
+        torch._foreach_mul_(gradients, self.ranks.world / max(weight, 1e-12))  # DDP has divided by the world
+        norm = torch.nn.utils.get_total_norm(gradients)
+        torch.nn.utils.clip_grads_with_norm_(self.optimizer.parameters.values(), self.clip, norm)
+        return float(norm)
+
+    def _update(self, healthy: bool, lr_factor: float, samples) -> None:
+        state = self.state
+        if healthy:
+            self.optimizer.set_lr(lr_factor)
+            self.optimizer.step()
+            state.skipped_in_a_row = 0
+            return
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+        self.run.log({"kind": "skipped", "step": state.step + 1, "samples": samples.tolist()})
+        if state.skipped_in_a_row >= MAX_SKIPPED:
+            raise UserError(
+                f"the loss or gradient was not finite in {MAX_SKIPPED} steps in a row; lower optimizer.lr, or look at the "
+                f"samples named in {self.run.path}/metrics.jsonl"
+            )
+
+    def _sync_if(self, last: bool):
+        """DDP decides in the *forward* pass whether the backward pass will reduce (build-nanogpt#30)."""
+        if last or not isinstance(self.module, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.module.no_sync()
+
+    def _bar(self) -> tqdm:
+        return tqdm(
+            total=self.config.steps,
+            initial=self.state.step,
+            desc=self.run.path.name,
+            unit="step",
+            disable=not self.ranks.is_main,
+            mininterval=0.5,
+        )
+
+    @contextlib.contextmanager
+    def _signals(self):
+        """SIGTERM and SIGINT ask for a save after the step at hand; a second one acts at once."""
+
+        def ask(number, frame):
+            self.stop_signal = number
+            signal.signal(number, previous[number])
+
+        previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of activations: see `TrainConfig.precision`."""
+    if precision == "auto":
+        if device.type == "cuda":
+            fast = torch.cuda.is_bf16_supported()
+        else:
+            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if fast else torch.float32
+    return getattr(torch, precision)
+
+
+def wants_compile(mode: str, ranks: Ranks) -> bool:
+    """Whether to call torch.compile; it would fail at the first step, so the compiler is looked for before.
+
+    Raises UserError when compile is "on" and there is no compiler.
+    """
+    if mode == "off":
+        return False
+    needs = "Triton" if ranks.device.type == "cuda" else "a C++ compiler (g++ or clang++)"
+    if ranks.device.type == "cuda":
+        found = importlib.util.find_spec("triton") is not None
+    else:
+        found = bool(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"))
+    if not found and mode == "on":
+        raise UserError(f"train.compile is on but {needs} was not found; install it or set train.compile=off")
+    if not found and ranks.is_main:
+        print(f"not compiled: {needs} was not found", file=sys.stderr)
+    return found
