@@ -62,9 +62,7 @@ class PretrainConfig:
     def __post_init__(self):
         problems = []
         if (self.objective == "masked") == self.model.causal:
-            problems.append(
-                f"objective {self.objective!r} does not go with model.causal = {str(self.model.causal).lower()}"
-            )
+            problems.append(f"objective {self.objective!r} does not go with model.causal = {self.model.causal}")
         if not self.isolate and self.packing == "best_fit":
             problems.append("isolate = false needs packing = 'flat': packed documents are always kept apart")
         if self.objective == "infill" and self.packing != "best_fit":

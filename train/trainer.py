@@ -240,8 +240,8 @@ class Trainer:
         self.run.log({"kind": "skipped", "step": state.step + 1, "samples": samples.tolist()})
         if state.skipped_in_a_row >= MAX_SKIPPED:
             raise UserError(
-                f"the loss or gradient was not finite in {MAX_SKIPPED} steps in a row; lower optimizer.lr, or look at the "
-                f"samples named in {self.run.path}/metrics.jsonl"
+                f"the loss or gradient was not finite in {MAX_SKIPPED} steps in a row; lower optimizer.lr, or look "
+                f"at the samples named in {self.run.path}/metrics.jsonl"
             )
 
     def _sync_if(self, last: bool):
