@@ -54,13 +54,23 @@ class Spans:
         query_ids, key_ids = _pair_ids(self, other)
         return Spans(torch.maximum(self.low, other.low), torch.minimum(self.high, other.high), query_ids, key_ids)
 
+    def row(self, b: int) -> Spans:
+        """The spans of one row of the batch."""
+        parts = (self.low, self.high, self.query_ids, self.key_ids)
+        return Spans(*(None if x is None else x[b : b + 1] if x.shape[0] > 1 else x for x in parts))
+
+    def tile(self, queries: slice, keys: slice) -> Tensor:
+        """(B or 1, t, s) bool: the visible pairs among some queries and some keys."""
+        key = torch.arange(keys.start, keys.stop, device=self.low.device)
+        seen = (key >= self.low[:, queries, None]) & (key < self.high[:, queries, None])
+        if self.query_ids is not None:
+            document = self.query_ids[:, queries, None]
+            seen = seen & (document == self.key_ids[:, None, keys]) & (document >= 0)
+        return seen
+
     def dense(self, S: int) -> Tensor:
         """(B or 1, 1, T, S) bool."""
-        key = torch.arange(S, device=self.low.device)
-        seen = (key >= self.low[..., None]) & (key < self.high[..., None])
-        if self.query_ids is not None:
-            seen = seen & (self.query_ids[..., None] == self.key_ids[:, None]) & (self.query_ids[..., None] >= 0)
-        return seen[:, None]
+        return self.tile(slice(0, self.low.shape[1]), slice(0, S))[:, None]
 
     def blocks(self, S: int, block_q: int, block_k: int) -> Tensor:
         """(B or 1, ceil(T / block_q), ceil(S / block_k)) int8. EMPTY and FULL are certain; PARTIAL may be either."""
