@@ -10,7 +10,6 @@ that was interrupted; `--fresh` starts anew.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Literal
@@ -27,11 +26,12 @@ from model.config import ModelConfig
 from model.count import describe as describe_model
 from model.heads import LanguageModel
 from model.load import model_files
-from train.distributed import Ranks, setup, teardown
+from train.distributed import Ranks
 from train.evaluation import evaluate_language
 from train.objectives import language_modelling
 from train.optim import OptimizerConfig, ScheduleConfig
 from train.run import RunFolder
+from train.stage import run_stage, stage_parser
 from train.trainer import TrainConfig, Trainer
 
 
@@ -128,13 +128,13 @@ def build_trainer(config: PretrainConfig, ranks: Ranks, fresh: bool = False) -> 
     )
 
 
+def pretrain(config: PretrainConfig, ranks: Ranks, fresh: bool = False) -> None:
+    """Train one model as `config` says."""
+    build_trainer(config, ranks, fresh).fit()
+
+
 def main(argv: list[str]) -> None:
-    parser = argparse.ArgumentParser(prog="python -m train.pretrain", description="Pretrain a model on text.")
-    parser.add_argument("config", help="TOML file, for example configs/demo/pretrain.toml")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="section.key=value", help="settings that replace those of the file"
-    )
-    parser.add_argument("--fresh", action="store_true", help="delete the run folder and start anew")
+    parser = stage_parser("pretrain", "Pretrain a model on text.")
     parser.add_argument("--dry-run", action="store_true", help="print sizes and costs; allocate and write nothing")
     arguments = parser.parse_args(argv)
     config = load(PretrainConfig, arguments.config, arguments.overrides)
@@ -143,11 +143,7 @@ def main(argv: list[str]) -> None:
         model = dataclasses.replace(config.model, vocab_size=vocabulary)
         print(describe_model(model, model.context, config.head))
         return
-    ranks = setup(config.train.device, config.train.threads)
-    try:
-        build_trainer(config, ranks, arguments.fresh).fit()
-    finally:
-        teardown()
+    run_stage(config, pretrain, arguments.fresh)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,109 @@
+"""Talk with a tuned model in the terminal.
+
+    python -m model.chat RUN
+
+What you type is a user message; the answer streams. Commands: /reset forgets the conversation, /save FILE writes it
+as a JSON line in the messages format (ready for `train.sft`), /temperature X, /quit. When the conversation no longer
+fits the context, the oldest exchanges are left out (and that is said); the session goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+
+from configs import UserError, run_main
+from data.chat import Conversation, Message, prompt
+from data.formats import to_row, write_rows
+from data.tokenizer import StreamDecoder
+from model.generate import add_sampling_arguments, never_generated, sampling_of
+from model.generation import stream
+from model.load import LoadedModel, load_run
+from model.sampling import Sampling
+
+HELP = "commands: /reset  /save FILE  /temperature X  /quit"
+
+
+class Session:
+    """A conversation with a model: `say(text)` yields the answer piece by piece and remembers both."""
+
+    def __init__(self, loaded: LoadedModel, sampling: Sampling, new_tokens: int, seed: int = 0):
+        self.loaded, self.sampling, self.seed = loaded, sampling, seed
+        self.new_tokens = min(new_tokens, loaded.model.config.context // 2)
+        self.messages: list[Message] = []
+        self.forgets = False
+
+    def say(self, text: str) -> Iterator[str]:
+        """Complete characters of the answer to `text` as they are made."""
+        loaded, tokenizer = self.loaded, self.loaded.tokenizer
+        conversation = Conversation((*self.messages, Message("user", text)))
+        room = loaded.model.config.context - self.new_tokens
+        ids = prompt(conversation, tokenizer, loaded.chat, room)
+        self.forgets = len(ids) < len(prompt(conversation, tokenizer, loaded.chat))
+        decoder, written = StreamDecoder(tokenizer), []
+        stops, seed = [tokenizer.end, tokenizer.eos], self.seed + len(self.messages)
+        banned = never_generated(loaded)
+        for token in stream(loaded.model, ids, self.new_tokens, self.sampling, stops, seed, banned):
+            written.append(decoder.push(token))
+            yield written[-1]
+        written.append(decoder.flush())
+        yield written[-1]
+        self.messages += [Message("user", text), Message("assistant", "".join(written))]
+
+    def command(self, line: str) -> str | None:
+        """Carry out a line that starts with /; returns what to print, None to end. Raises UserError for a wrong one."""
+        name, _, argument = line.partition(" ")
+        if name == "/quit":
+            return None
+        if name == "/reset":
+            self.messages = []
+            return "forgotten"
+        if name == "/save":
+            if not argument.strip():
+                raise UserError("name a file: /save talk.jsonl")
+            write_rows(argument.strip(), [to_row(Conversation(tuple(self.messages)))])
+            return f"saved {len(self.messages)} messages in {argument.strip()}"
+        if name == "/temperature":
+            try:
+                value = float(argument)
+            except ValueError:
+                raise UserError("give a number: /temperature 0.7") from None
+            self.sampling = replace(self.sampling, temperature=value)
+            return f"temperature {value}"
+        raise UserError(f"unknown command {name}; {HELP}")
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m model.chat", description="Talk with a tuned model.", epilog=HELP)
+    parser.add_argument("run", help="run folder or checkpoint folder of a tuned model")
+    add_sampling_arguments(parser, temperature=0.0)
+    arguments = parser.parse_args(argv)
+    sampling = sampling_of(arguments)
+    session = Session(load_run(arguments.run, arguments.device), sampling, arguments.tokens, arguments.seed)
+    if sys.stdin.isatty():
+        print(f"{session.loaded.folder}; {HELP}")
+    while True:
+        try:
+            line = input("> " if sys.stdin.isatty() else "").strip()
+        except EOFError:
+            return
+        if not line:
+            continue
+        try:
+            if line.startswith("/"):
+                reply = session.command(line)
+                if reply is None:
+                    return
+                print(reply)
+                continue
+            for piece in session.say(line):
+                print(piece, end="", flush=True)
+            print("\n(the oldest messages no longer fit and were left out)" if session.forgets else "")
+        except (UserError, OSError) as error:
+            print(f"error: {error}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,97 @@
+"""Answering held-out questions: what instruction tuning is measured by.
+
+A model gets the prompt of a conversation (everything before the last assistant message) and writes an answer,
+greedily; it is right when it equals the expected one after runs of white space are made one space. Every answer is
+kept, so that a table can be checked by reading.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from data.chat import ChatFormat, Conversation, prompt
+from data.tokenizer import Tokenizer
+from model.generation import generate
+from model.heads import LanguageModel
+from model.sampling import Sampling
+from train.distributed import Ranks
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A held-out conversation with the name of its task."""
+
+    task: str
+    conversation: Conversation
+
+    @property
+    def expected(self) -> str:
+        return self.conversation.messages[-1].content
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said to a question."""
+
+    task: str
+    question: str
+    expected: str
+    written: str
+
+    @property
+    def right(self) -> bool:
+        return self.written.split() == self.expected.split()
+
+
+def answer_all(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    chat: ChatFormat,
+    asked: Sequence[Asked],
+    new_tokens: int,
+    sampling: Sampling | None = None,
+    batch_rows: int = 64,
+) -> list[Answer]:
+    """One answer for each question, in order; questions of similar length are batched."""
+    room = model.config.context - new_tokens
+    prompts = [prompt(item.conversation, tokenizer, chat, room) for item in asked]
+    written: dict[int, str] = {}
+    order = sorted(range(len(asked)), key=lambda i: len(prompts[i]))
+    stops = [tokenizer.end, tokenizer.eos]
+    for start in range(0, len(order), batch_rows):
+        rows = order[start : start + batch_rows]
+        outputs = generate(model, [prompts[i] for i in rows], new_tokens, sampling, stops, seeds=rows)
+        written |= {i: tokenizer.decode(ids) for i, ids in zip(rows, outputs)}
+    return [
+        Answer(item.task, item.conversation.messages[-2].content, item.expected, written[i])
+        for i, item in enumerate(asked)
+    ]
+
+
+def accuracies(answers: Sequence[Answer]) -> dict[str, tuple[int, int]]:
+    """Per task (right, asked), and for all of them together under "all"."""
+    counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+    for answer in answers:
+        for name in (answer.task, "all"):
+            counts[name][0] += answer.right
+            counts[name][1] += 1
+    return {name: (right, total) for name, (right, total) in sorted(counts.items())}
+
+
+def accuracy(
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    chat: ChatFormat,
+    asked: Sequence[Asked],
+    new_tokens: int,
+    ranks: Ranks,
+) -> float:
+    """Share of right answers; each rank asks its part."""
+    mine = answer_all(model, tokenizer, chat, asked[ranks.rank :: ranks.world], new_tokens)
+    counts = torch.tensor([sum(answer.right for answer in mine), len(mine)], dtype=torch.float64, device=ranks.device)
+    right, total = ranks.sum(counts).tolist()
+    return right / max(total, 1)
