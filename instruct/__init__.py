@@ -1,0 +1,1 @@
+"""Construct instructions, judge them, and execute them. Knows the model and the data, and trains nothing itself."""
