@@ -28,8 +28,8 @@ Run it:
     python -m data.tokenizer inspect MODEL [--text FILE]
 
 What it leaves out. Normalisation of any sort, sampling of segmentations, pre-tokenisation by regular expression. For
-`char`, the characters U+2581, U+2585, tab and NUL are bytes (3, 3, 1 and 1 of them), because the library has no piece
-for them; every other character of the corpus is one id.
+`char`, the characters U+2581, U+2585 and NUL are bytes (3, 3 and 1 of them), because the library has no piece for them;
+every other character of the corpus is one id.
 Papers: sentencepiece, Kudo & Richardson 2018; BPE, Sennrich et al. 2016; unigram, Kudo 2018.
 """
 
@@ -38,7 +38,6 @@ from __future__ import annotations
 import argparse
 import codecs
 import hashlib
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -50,6 +49,7 @@ from tqdm import tqdm
 
 from configs import UserError, run_main
 from data.corpus import CorpusConfig, documents
+from data.files import whole_file
 from data.vocabulary import MARKERS, ROLES, SPACE_MARK, TokenizerConfig, marker_piece, refuse_surrogates, train_model
 
 LONG_TEXT = 1 << 16  # characters above which a text is encoded in parts
@@ -102,16 +102,8 @@ class Tokenizer:
         path = Path(path)
         if path.is_dir():
             raise UserError(f"{path} is a folder; name a file for the tokenizer, such as {path / 'tokenizer.model'}")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(self.model_bytes)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with whole_file(path) as file:
+            file.write(self.model_bytes)
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without markers. Raises `UserError` for a lone surrogate, which is no text."""
@@ -147,8 +139,9 @@ class Tokenizer:
     def is_word_start(self, ids: np.ndarray) -> np.ndarray:
         """Which tokens of (..., T) begin a word: (..., T) bool, for masking whole words.
 
-        A token continues a word when it goes on with a letter, digit or `_` where the token before ended with one, or
-        with the middle of a character in bytes. Marks, runs of white space and ideographs begin words of their own.
+        A token continues a word when it goes on with a letter, digit or `_` where the token before ended with one or
+        was a single space, or with the middle of a character in bytes. Marks, runs of white space and ideographs begin
+        words of their own.
         """
         ids = np.asarray(ids)
         starts = ~self._inner_byte[ids]
@@ -209,11 +202,11 @@ def _parts(text: str) -> Iterator[str]:
 
 
 def _word_tables(token_bytes: Sequence[bytes]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Three (V,) bool: begins with a word character, ends with one, is a later byte of a character."""
+    """Three (V,) bool: begins with a word character, lets a word go on after it, is a later byte of a character."""
     texts = [piece.decode("utf-8", "replace") for piece in token_bytes]
     inner_byte = [len(piece) == 1 and 0x80 <= piece[0] < 0xC0 for piece in token_bytes]
     continues = [_is_word_character(text[:1]) for text in texts]
-    joins = [_is_word_character(text[-1:]) for text in texts]
+    joins = [text == " " or _is_word_character(text[-1:]) for text in texts]
     return np.array(continues), np.array(joins), np.array(inner_byte)
 
 

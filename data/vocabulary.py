@@ -129,7 +129,7 @@ def _train_characters(texts: Iterable[str]) -> bytes:
     for text in texts:
         refuse_surrogates(text)
         characters.update(text)
-    characters -= {SPACE_MARK, UNKNOWN_MARK, "\t", "\0"}  # the library allows no piece for these: they stay bytes
+    characters -= {SPACE_MARK, UNKNOWN_MARK, "\0"}  # the library allows no piece for these: they stay bytes
     alphabet = "".join(sorted(characters)).encode()
     vocab_size = SMALLEST_VOCABULARY + len(characters)
     return _run_trainer([alphabet], vocab_size, model_type="char", use_all_vocab=True, max_sentence_length=1 << 23)
