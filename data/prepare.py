@@ -1,8 +1,8 @@
 """From a corpus to token shards, once: what a training stage calls before it starts.
 
-The folder's name carries a fingerprint of everything that its content depends on (corpus settings and the sizes and times of
-its files, tokenizer settings, split), so a changed setting makes a new folder and an unchanged one is used again. Under
-`torchrun` the first rank of each machine writes it and the others wait: it appears by an atomic rename.
+The folder's name carries a fingerprint of everything that its content depends on (corpus settings and the sizes and
+times of its files, tokenizer settings, split), so a changed setting makes a new folder and an unchanged one is used
+again. Under `torchrun` the first rank of each machine writes it and the others wait: it appears by an atomic rename.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
+from typing import NamedTuple
 
 from configs import UserError, check, to_dict
 from data.corpus import CorpusConfig, documents
@@ -26,8 +29,7 @@ WAIT_SECONDS = 3600  # longest time that other ranks wait for the writing one
 class DataConfig:
     """Which text, which tokenizer, which split.
 
-    `tokenizer_model` names an existing model file; without it one is trained on the corpus. `extra_text` are further
-    corpus paths that only the tokenizer sees (for example the instructions of a later stage).
+    `tokenizer_model` names an existing model file; without it one is trained on the corpus.
     """
 
     folder: str = "runs/data"
@@ -35,7 +37,6 @@ class DataConfig:
     split: SplitConfig = field(default_factory=SplitConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     tokenizer_model: str | None = None
-    extra_text: tuple[str, ...] = ()
 
     def __post_init__(self):
         check(["folder must not be empty"] if not self.folder else [])
@@ -53,13 +54,22 @@ class PreparedData:
         return TokenStream(self.folder, split, self.manifest)
 
 
-def fingerprint(config: DataConfig) -> str:
+class ExtraText(NamedTuple):
+    """Texts that only the tokenizer sees, such as the instructions of a later stage; `name` says which, for the
+    record.
+    """
+
+    name: str
+    texts: Callable[[], Iterable[str]]
+
+
+def fingerprint(config: DataConfig, extra: ExtraText | None = None) -> str:
     """Sixteen hexadecimal digits that change when the shards would."""
     described = {key: value for key, value in to_dict(config).items() if key != "folder"}
-    named = (*config.corpus.paths, *config.extra_text, *filter(None, [config.tokenizer_model]))
+    named = (*config.corpus.paths, *filter(None, [config.tokenizer_model]))
     stamps = [(path, *_stamp(Path(path))) for path in named]
     source = stamps or [sys.version]  # the built-in corpus is the documentation of this Python
-    text = json.dumps([FORMAT, described, source], sort_keys=True)
+    text = json.dumps([FORMAT, described, source, extra.name if extra else None], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -71,13 +81,15 @@ def _stamp(path: Path) -> list[tuple[str, int, int]]:
     return [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
 
 
-def prepare(config: DataConfig, writes: bool = True, progress: bool = False) -> PreparedData:
+def prepare(
+    config: DataConfig, extra: ExtraText | None = None, writes: bool = True, progress: bool = False
+) -> PreparedData:
     """The shards that `config` describes, written if they do not exist yet (by the caller whose `writes` is true)."""
-    folder = Path(config.folder) / fingerprint(config)
+    folder = Path(config.folder) / fingerprint(config, extra)
     waited = 0.0
     while not (folder / "manifest.json").exists():
         if writes:
-            _write(config, folder, progress)
+            _write(config, extra, folder, progress)
         elif waited > WAIT_SECONDS:
             raise UserError(
                 f"waited {WAIT_SECONDS} s for {folder}, which the first rank should have written; see its output"
@@ -92,19 +104,13 @@ def prepare(config: DataConfig, writes: bool = True, progress: bool = False) -> 
     return PreparedData(folder, manifest, tokenizer)
 
 
-def _write(config: DataConfig, folder: Path, progress: bool) -> None:
+def _write(config: DataConfig, extra: ExtraText | None, folder: Path, progress: bool) -> None:
     if config.tokenizer_model:
         tokenizer = Tokenizer.load(config.tokenizer_model)
     else:
-        texts = (document.text for document in _tokenizer_documents(config))
-        tokenizer = Tokenizer.train(texts, config.tokenizer, progress=progress)
-    write_shards(documents(config.corpus), tokenizer, folder, config.split, progress=progress)
-
-
-def _tokenizer_documents(config: DataConfig):
-    yield from documents(config.corpus)
-    if config.extra_text:
-        yield from documents(CorpusConfig(paths=config.extra_text))
+        texts = (document.text for document in documents(config.corpus))
+        tokenizer = Tokenizer.train(chain(texts, extra.texts() if extra else ()), config.tokenizer, progress)
+    write_shards(documents(config.corpus), tokenizer, folder, config.split, progress)
 
 
 def describe(data: PreparedData) -> str:

@@ -11,6 +11,7 @@ that was interrupted; `--fresh` starts anew.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -19,9 +20,11 @@ import torch
 from configs import UserError, check, load, run_main
 from data.batches import DocumentPieces, FlatRows, PackedRows, Rows
 from data.chat import ChatFormat
+from data.corpus import builtin_documents
 from data.corruption import Infill, MaskedRows, MaskingConfig
-from data.prepare import DataConfig, PreparedData, describe, prepare
+from data.prepare import DataConfig, ExtraText, PreparedData, describe, prepare
 from data.tokenizer import Tokenizer
+from instruct.documentation import construct
 from model.config import ModelConfig
 from model.count import describe as describe_model
 from model.heads import LanguageModel
@@ -43,6 +46,7 @@ class PretrainConfig:
     packing        "flat": the stream is cut every `model.context` tokens; "best_fit": documents are packed whole
     isolate        documents in a row do not see each other
     validation_rows  rows of the held-out split that an evaluation uses; 0: all
+    instruction_text  the tokenizer also sees the instructions that `train.sft` makes from the documentation
     """
 
     run: str = "runs/pretrain"
@@ -52,6 +56,7 @@ class PretrainConfig:
     isolate: bool = True
     infill_rate: float = 0.5
     validation_rows: int = 0
+    instruction_text: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     masking: MaskingConfig = field(default_factory=MaskingConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -98,13 +103,25 @@ def sized_model(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
     return dataclasses.replace(config, vocab_size=config.vocab_size or tokenizer.vocab_size)
 
 
+def instruction_text() -> ExtraText:
+    """What the built-in instructions say, training part only."""
+
+    def texts() -> Iterator[str]:
+        for item in construct(builtin_documents()):
+            if item.split == "train":
+                yield "\n".join(message.content for message in item.conversation.messages)
+
+    return ExtraText("instructions from the documentation", texts)
+
+
 def build_trainer(config: PretrainConfig, ranks: Ranks, fresh: bool = False) -> Trainer:
     """Everything a run needs, from its configuration."""
     run = RunFolder(config.run, ranks.is_main)
     if ranks.is_main:
         run.open(config, fresh)
     ranks.barrier()
-    data = prepare(config.data, writes=ranks.local == 0, progress=ranks.is_main)
+    extra = instruction_text() if config.instruction_text else None
+    data = prepare(config.data, extra, writes=ranks.local == 0, progress=ranks.is_main)
     if ranks.is_main:
         print(describe(data))
     torch.manual_seed(config.seed)

@@ -89,7 +89,7 @@ def read_instructions(config: InstructionData, seed: int) -> tuple[list[Conversa
         return train, [Asked(item.task, item.conversation) for item in items if item.split == "heldout"]
     train, held_out = [], []
     for path in config.paths:
-        for conversation in read_conversations(path):
+        for conversation in read_conversations(path, split="train"):
             if _is_held_out(conversation, config.validation):
                 held_out.append(Asked("all", conversation))
             else:
