@@ -2,14 +2,15 @@
 
 A *row* is what one place of a batch holds: T (input, target) pairs. Two ways to fill rows:
 
-- `FlatRows`: the stream of documents is cut every T tokens. Nothing is lost, nothing padded; documents are cut where it falls.
-- `PackedRows`: pieces (whole documents, chats, or cuts of long documents) are laid into rows by best-fit packing; padding
-  has weight 0. Each piece keeps its own document number and positions from 0, so that attention, positions and loss keep
-  pieces apart (training.md: changing one document must leave another's outputs bit-equal).
+- `FlatRows`: the stream of documents is cut every T tokens. Nothing is lost, nothing padded; documents are cut where
+  it falls.
+- `PackedRows`: pieces (whole documents, chats, or cuts of long documents) are laid into rows by best-fit packing;
+  padding has weight 0. Each piece keeps its own document number and positions from 0, so that attention, positions
+  and loss keep pieces apart (training.md: changing one document must leave another's outputs bit-equal).
 
-Both offer `len(rows)` and `rows.batch(samples, positions)`: the rows numbered `samples` as a `Batch`. `positions` are the
-places in the run (see `data.order`), from which the random choices of masking and infilling follow: the same position gives
-the same batch, whoever asks and whenever.
+Both offer `len(rows)` and `rows.batch(samples, positions)`: the rows numbered `samples` as a `Batch`. `positions` are
+the places in the run (see `data.order`), from which the random choices of masking and infilling follow: the same
+position gives the same batch, whoever asks and whenever.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Protocol
 
 import numpy as np
@@ -45,7 +47,7 @@ class Batch:
 
     def split(self, rows: int) -> list[Batch]:
         """Micro-batches of `rows` rows each (the last may be smaller)."""
-        return [self._map(lambda tensor: tensor[i : i + rows]) for i in range(0, len(self.tokens), rows)]
+        return [self._map(itemgetter(slice(i, i + rows))) for i in range(0, len(self.tokens), rows)]
 
     def _map(self, function) -> Batch:
         return Batch(**{field.name: function(getattr(self, field.name)) for field in dataclasses.fields(self)})
@@ -130,7 +132,9 @@ class FlatRows:
 
 
 class DocumentPieces:
-    """The documents of a split as pieces of at most `context` pairs; every pair of the stream is in exactly one piece."""
+    """The documents of a split as pieces of at most `context` pairs; every pair of the stream is in exactly one
+    piece.
+    """
 
     def __init__(self, stream: TokenStream, context: int):
         self.stream = stream

@@ -1,10 +1,11 @@
 """What to hide from the model: masking (BERT) and infilling (FIM), as pure functions of the place in the run.
 
-- `MaskedRows` (Devlin et al. 2019): 15 % of the tokens are chosen; of these 80 % become <mask>, 10 % a random token, 10 % stay;
-  the model predicts the original at the chosen places only. With `whole_words`, all pieces of a word are chosen together.
-- `Infill` (Bavarian et al. 2022, "Efficient training of language models to fill in the middle"): a share of the pieces is
-  rewritten from `prefix middle suffix` to `<prefix> prefix <suffix> suffix <middle> middle`, so that a causal model learns to
-  write what stands between two texts.
+- `MaskedRows` (Devlin et al. 2019): 15 % of the tokens are chosen; of these 80 % become <mask>, 10 % a random token,
+  10 % stay; the model predicts the original at the chosen places only. With `whole_words`, all pieces of a word are
+  chosen together.
+- `Infill` (Bavarian et al. 2022, "Efficient training of language models to fill in the middle"): a share of the
+  pieces is rewritten from `prefix middle suffix` to `<prefix> prefix <suffix> suffix <middle> middle`, so that a
+  causal model learns to write what stands between two texts.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class MaskingConfig:
 
 
 class MaskedRows:
-    """Rows whose tokens are partly hidden: `batch.targets` holds the originals, `batch.weights` is 1 where one was chosen."""
+    """Rows whose tokens are partly hidden: `batch.targets` holds the originals, `batch.weights` is 1 where one was
+    chosen.
+    """
 
     def __init__(self, rows: Rows, tokenizer: Tokenizer, config: MaskingConfig, seed: int = 0):
         self.rows, self.tokenizer, self.config, self.seed = rows, tokenizer, config, seed

@@ -1,9 +1,9 @@
 """The order of samples as a pure function: no stored index, no hidden state.
 
-Which sample stands at position p of an endless run is computed from `(seed, p)`: epoch e = p // size, place i = p % size,
-sample = P(seed, e)(i), where P is a pseudo-random bijection of {0 .. size-1}. The bijection is a balanced Feistel network
-over the smallest power of four that holds `size`, with cycle-walking for the values outside (Black and Rogaway, 2002,
-"Ciphers with arbitrary finite domains"). Memory is O(1) whatever the corpus.
+Which sample stands at position p of an endless run is computed from `(seed, p)`: epoch e = p // size, place i = p %
+size, sample = P(seed, e)(i), where P is a pseudo-random bijection of {0 .. size-1}. The bijection is a balanced
+Feistel network over the smallest power of four that holds `size`, with cycle-walking for the values outside (Black
+and Rogaway, 2002, "Ciphers with arbitrary finite domains"). Memory is O(1) whatever the corpus.
 
 So the whole state of a data loader is one integer, `samples_seen`; ranks take strided slices of the same positions, and
 exact resume and another number of ranks need no further code.

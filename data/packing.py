@@ -1,9 +1,9 @@
 """Best-fit packing: pieces of unequal length into rows of one length, with as little padding as can be had.
 
 Pieces are taken from long to short; each goes into the fullest row that still has room, else into a new row (best-fit
-decreasing; Johnson 1974: never more than 11/9 of the best possible number of rows). No piece is cut and none is dropped.
-Finding the fullest row that fits is one operation on a big integer whose bit r says that some row has r places left, so
-the whole is O(n log n) for any row length.
+decreasing; Johnson 1974: never more than 11/9 of the best possible number of rows). No piece is cut and none is
+dropped. Finding the fullest row that fits is one operation on a big integer whose bit r says that some row has r
+places left, so the whole is O(n log n) for any row length.
 """
 
 from __future__ import annotations

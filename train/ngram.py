@@ -107,6 +107,5 @@ def stream_documents(stream: TokenStream, tokenizer: Tokenizer) -> list[bytes]:
     """The documents of a shard split as bytes."""
     starts = np.asarray(stream.starts)
     return [
-        tokenizer.decode_bytes(stream.read(int(start), int(end - start)).tolist())
-        for start, end in pairwise(starts)
+        tokenizer.decode_bytes(stream.read(int(start), int(end - start)).tolist()) for start, end in pairwise(starts)
     ]

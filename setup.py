@@ -1,0 +1,26 @@
+"""Packaging of zhiling: five packages at run time, everything else as an extra."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+setup(
+    name="zhiling",
+    version="0.1.0",
+    description="A from-scratch PyTorch laboratory for language models that construct their own instructions (指令)",
+    long_description=Path(__file__).with_name("README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.11",
+    packages=["configs", "data", "instruct", "kernels", "model", "train"],
+    package_data={"configs": ["*.toml", "*/*.toml"]},
+    install_requires=["torch>=2.11,<2.14", "numpy", "sentencepiece", "tqdm", "einops"],
+    extras_require={
+        "plot": ["matplotlib"],
+        "interop": ["safetensors"],
+        "serve": ["fastapi", "uvicorn"],
+        "track": ["tensorboard"],
+        "peers": ["transformers"],
+        "test": ["pytest", "hypothesis", "safetensors", "ruff"],
+    },
+)
