@@ -112,7 +112,7 @@ READERS = {
 # Wikipedia's markup --------------------------------------------------------------------------------------------------
 
 DROPPED = re.compile(
-    r"<!--.*?-->|<(ref|math|gallery|timeline|score|syntaxhighlight|source)\b[^<>]*?(?:/>|(?<!/)>.*?</\1\s*>)",
+    r"<!--.*?-->|<(ref|math|gallery|timeline|score|syntaxhighlight|source)\b[^<>]*?(?:/>|>.*?</\1\s*>)",
     re.S | re.I,
 )
 TEMPLATE = re.compile(r"\{\{[^{}]*\}\}")

@@ -252,7 +252,7 @@ def _library() -> Iterator[Entry]:
 
 def _module_files(root: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS and name.isidentifier()]
+        folders[:] = [name for name in folders if name not in SKIPPED_FOLDERS]
         yield from (Path(parent, name) for name in names if name.endswith(".py"))
 
 

@@ -28,13 +28,14 @@ def test_separated_documents_are_cut_wherever_the_blocks_end(tmp_path_factory, s
 
 
 def test_wikitext_is_cut_at_the_titles_of_articles(tmp_path):
-    text = " \n = First one = \n \n It says x = y . \n \n = = Section = = \n \n More . \n \n = Second = \n \n Text . \n"
+    first = " \n = First one = \n \n It says \n = x = \n here . \n \n = = Section = = \n \n More . \n"
+    text = first + " \n = Second = \n \n Text . \n"
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("wikitext-103-raw/wiki.train.raw", text)
         archive.writestr("wikitext-103-raw/wiki.test.raw", " = Held out = \n")
     found = [article for article in read(tmp_path / "a.zip", "wikitext") if article]
     assert [article.split("\n")[0].strip() for article in found] == ["= First one =", "= Second ="]
-    assert "Section" in found[0] and found[1].endswith("Text .")
+    assert "x" in found[0] and "Section" in found[0] and found[1].endswith("Text .")
 
 
 def page(title, text, namespace=0, redirect=""):
@@ -100,9 +101,7 @@ def test_written_lines_are_read_back(tmp_path_factory, texts):
     path = tmp_path_factory.mktemp("conversion") / "a.jsonl.gz"
     assert write_jsonl([*texts, " ", ""], path) == len(texts)
     assert [document.text for document in documents(CorpusConfig((str(path),)))] == texts
-    first = path.read_bytes()
-    write_jsonl(texts, path)
-    assert path.read_bytes() == first, "no time of writing is in the file"
+    assert path.read_bytes()[4:8] == bytes(4), "no time of writing is in the file: equal texts give equal files"
 
 
 def test_an_error_half_way_leaves_the_old_file(tmp_path):

@@ -108,7 +108,7 @@ def test_a_batch_is_each_text_alone(tokenizer, texts):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("text", ["the fox  runs\n    over ", "▁ab c", "中文", "  \n "])
+@pytest.mark.parametrize("text", [*CORPUS[:2], "▁ab c", "中文", "  \n "])
 def test_cutting_a_long_text_changes_no_id(monkeypatch, kind, text):
     """The cut is before a space that follows another character, which no piece spans: ids equal those of the whole."""
     tokenizer = Tokenizer.train(CORPUS, TokenizerConfig(kind, vocab_size=420))
@@ -181,7 +181,7 @@ def test_digits_are_split_if_wanted():
 
 def test_characters_are_one_id_each():
     """The whole alphabet, however rare a character: what a comparison with a character model needs."""
-    texts = ["hello\n" * 1000, "\x01\x7f z\rÄ\t中🎉\uffff"]
+    texts = ["hello\n" * 1000, "".join(map(chr, range(0x4E00, 0x5E00))), "\x01\x7f z\rÄ\t中🎉\uffff"]
     tokenizer = Tokenizer.train(texts, TokenizerConfig("char"))
     text = "".join(texts)
     ids = tokenizer.encode(text)
@@ -211,6 +211,9 @@ def test_word_starts(text, words):
     assert starts[0] and found == words
     two_rows = tokenizer.is_word_start(np.stack([ids, ids]))
     assert two_rows.shape == (2, len(ids)) and (two_rows == starts).all()
+    assert tokenizer.is_word_start(np.array(tokenizer.encode("🎉")[1:])).tolist() == [True, False, False], (
+        "cut in a word"
+    )
 
 
 def test_word_starts_in_pieces():
@@ -280,6 +283,19 @@ def test_the_sample_is_bounded_uniform_and_in_order():
     assert abs(np.mean(kept) - 4999.5) < 290
     assert sample_chunks(chunks, 20_000, seed=1) != sample_chunks(chunks, 20_000, seed=2)
     assert sample_chunks(chunks, 1_000_000, seed=1) == chunks
+
+
+@given(sizes=st.lists(st.integers(1, 60), max_size=60), limit=st.integers(1, 300), seed=st.integers(0, 9))
+def test_the_sample_is_of_the_smallest_keys(sizes, limit, seed):
+    """Whatever the sizes, what is kept depends on the keys alone; else long or late chunks would be favoured."""
+    chunks = [bytes([place]) * size for place, size in enumerate(sizes)]
+    draw = random.Random(seed)
+    keys = [draw.random() for _ in chunks]
+    kept = {chunk[0] for chunk in sample_chunks(chunks, limit, seed)}
+    assert sum(sizes[place] for place in kept) <= limit
+    assert max((keys[place] for place in kept), default=0) < min(
+        (key for place, key in enumerate(keys) if place not in kept), default=1
+    )
 
 
 def test_memory_stays_within_the_sample_however_long_the_stream():
