@@ -73,7 +73,7 @@ def read_wikitext(path: Path) -> Iterator[str]:
         article: list[str] = []
         with archive.open(names[0]) as file:
             for line in io.TextIOWrapper(file, encoding="utf-8"):
-                if re.fullmatch(r" = [^=].*[^=] = \n", line) and (not article or not article[-1].strip()):
+                if re.fullmatch(r" = [^=](?:.*[^=])? = \n", line) and (not article or not article[-1].strip()):
                     yield "".join(article).strip()
                     article = []
                 article.append(line)
