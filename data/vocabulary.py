@@ -43,8 +43,8 @@ class TokenizerConfig:
         `sample_bytes`, `split_digits` and `character_coverage` are then ignored.
     vocab_size: number of ids, the 13 markers and 256 byte pieces included.
     seed: of the sample; without influence while the corpus is smaller than `sample_bytes`.
-    sample_bytes: how much text the trainer sees. Its memory is a multiple of this: about 1 GB for 64 MiB and bpe; unigram
-        needs more, and minutes where bpe needs seconds.
+    sample_bytes: how much text the trainer sees. Its memory is a multiple of this: about 1 GB for 64 MiB and bpe;
+        unigram needs more, and minutes where bpe needs seconds.
     split_digits: each digit is a piece of its own, so that numbers are read alike everywhere.
     character_coverage: the share of the sample whose characters become pieces; the rarest are left to bytes.
     """
