@@ -79,10 +79,10 @@ def load(cls: type[T], path: str | Path | None = None, overrides: Iterable[str] 
     problems: list[str] = []
     for override in overrides:
         _apply_override(cls, tree, override, problems)
+    found: list[str] = []
+    config = _build(cls, tree, "", found)
     where = "" if path is None else f"{path}: "
-    config = _build(cls, tree, "", problems)
-    if problems:
-        raise ConfigError([where + problem for problem in problems])
+    check([*problems, *(where + problem for problem in found)])
     return config
 
 
@@ -110,13 +110,13 @@ def _build(cls: type[T], tree: Any, prefix: str, problems: list[str]) -> T | Non
     before = len(problems)
     for key in tree:
         if key not in hints:
-            problems.append(_unknown(cls, f"{prefix}{key}", key, list(hints)))
+            problems.append(_unknown(f"{prefix}{key}", key, list(hints)))
     values = {}
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
         nested = _nested(hint)
         name = f"{prefix}{field.name}"
-        if field.name in tree and not (nested and isinstance(tree[field.name], dict)):
+        if field.name in tree and (nested is None or tree[field.name] is None):
             values[field.name] = _convert(hint, tree[field.name], name, problems)
         elif nested and (field.name in tree or _is_required(field)):
             values[field.name] = _build(nested, tree.get(field.name, {}), f"{name}.", problems)
@@ -131,7 +131,9 @@ def _build(cls: type[T], tree: Any, prefix: str, problems: list[str]) -> T | Non
         return None
 
 
-def _unknown(cls: type, name: str, key: str, valid: list[str]) -> str:
+def _unknown(name: str, key: str, valid: list[str]) -> str:
+    if not valid:
+        return f"unknown key {name!r}, nothing lies below {name.rpartition('.')[0]!r}"
     near = difflib.get_close_matches(key, valid, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else "valid keys: " + ", ".join(valid)
     return f"unknown key {name!r}, {hint}"
@@ -182,17 +184,19 @@ def _apply_override(cls: type, tree: dict[str, Any], override: str, problems: li
     if not equals or not key:
         problems.append(f"argument {override!r} is not of the form section.key=value")
         return
-    *sections, last = key.split(".")
+    parts = key.split(".")
     node, hint = tree, cls
-    for depth, section in enumerate([*sections, last]):
+    for depth, part in enumerate(parts, 1):
         hints = typing.get_type_hints(hint) if hint is not None else {}
-        if section not in hints:
-            problems.append(_unknown(cls, ".".join(key.split(".")[: depth + 1]), section, list(hints)))
+        if part not in hints:
+            problems.append(_unknown(".".join(parts[:depth]), part, list(hints)))
             return
-        if depth < len(sections):
-            node = node.setdefault(section, {})
-            hint = _nested(hints[section])
-    node[last] = _parse_value(text, hints[last])
+        if depth == len(parts):
+            node[part] = _parse_value(text, hints[part])
+            return
+        node, hint = node.setdefault(part, {}), _nested(hints[part])
+        if not isinstance(node, dict):
+            return  # the file holds no table there, which `_build` will say
 
 
 def _parse_value(text: str, hint: Any) -> Any:
@@ -222,8 +226,7 @@ def from_dict(cls: type[T], tree: dict[str, Any]) -> T:
     """The inverse of `to_dict`; the same checks as `load`."""
     problems: list[str] = []
     config = _build(cls, tree, "", problems)
-    if problems:
-        raise ConfigError(problems)
+    check(problems)
     return config
 
 

@@ -16,7 +16,7 @@ position gives the same batch, whoever asks and whenever.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Protocol
@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data.chat import Example
 from data.packing import best_fit
 from data.shards import TokenStream
 
@@ -49,12 +50,12 @@ class Batch:
         """Micro-batches of `rows` rows each (the last may be smaller)."""
         return [self._map(itemgetter(slice(i, i + rows))) for i in range(0, len(self.tokens), rows)]
 
-    def _map(self, function) -> Batch:
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         return Batch(**{field.name: function(getattr(self, field.name)) for field in dataclasses.fields(self)})
 
 
 class Rows(Protocol):
-    """A data set as the trainer sees it."""
+    """A data set as the trainer sees it: see the head of this module."""
 
     def __len__(self) -> int: ...
 
@@ -62,9 +63,11 @@ class Rows(Protocol):
 
 
 class PieceTransform(Protocol):
-    """Rewrites one piece (ids, weights), equal in length to what it got, with the generator that it is given."""
+    """Rewrites the ids and weights of a piece, without a change of length, by the random numbers that it is given."""
 
-    def __call__(self, ids: np.ndarray, weights: np.ndarray, generator: np.random.Generator) -> tuple: ...
+    def __call__(
+        self, ids: np.ndarray, weights: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 def row_generator(seed: int, position: int) -> np.random.Generator:
@@ -132,8 +135,10 @@ class FlatRows:
 
 
 class DocumentPieces:
-    """The documents of a split as pieces of at most `context` pairs; every pair of the stream is in exactly one
-    piece.
+    """The documents of a split as pieces of at most `context` pairs.
+
+    Every pair of neighbours in a document is in exactly one piece. `lengths` (N,) int64 counts the pairs of each;
+    `pieces[i]` gives its ids (lengths[i] + 1,) int64 and weights, of the same shape, float32.
     """
 
     def __init__(self, stream: TokenStream, context: int):
@@ -152,9 +157,9 @@ class DocumentPieces:
 
 
 class ExamplePieces:
-    """Chat examples (`.ids`, `.weights`) as pieces."""
+    """Conversations as pieces, with their own loss weights; otherwise like `DocumentPieces`."""
 
-    def __init__(self, examples: Sequence):
+    def __init__(self, examples: Sequence[Example]):
         self.examples = examples
         self.lengths = np.array([len(example.ids) - 1 for example in examples])
 
@@ -162,13 +167,21 @@ class ExamplePieces:
         return self.examples[index].ids, self.examples[index].weights
 
 
+class Pieces(Protocol):
+    """What `PackedRows` lays into rows; see `DocumentPieces`."""
+
+    lengths: np.ndarray
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]: ...
+
+
 class PackedRows:
     """Pieces packed into rows of `context` pairs by best fit.
 
-    A piece of n + 1 ids gives n pairs (ids[i] predicts ids[i + 1], with weights[i + 1]).
+    A piece of n + 1 ids gives n pairs: ids[i] predicts ids[i + 1], with weights[i + 1].
     """
 
-    def __init__(self, pieces, context: int, pad: int, transform: PieceTransform | None = None, seed: int = 0):
+    def __init__(self, pieces: Pieces, context: int, pad: int, transform: PieceTransform | None = None, seed: int = 0):
         self.pieces, self.context, self.pad, self.transform, self.seed = pieces, context, pad, transform, seed
         self.rows = best_fit(pieces.lengths, context)
 

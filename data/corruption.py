@@ -5,7 +5,9 @@
   chosen together.
 - `Infill` (Bavarian et al. 2022, "Efficient training of language models to fill in the middle"): a share of the
   pieces is rewritten from `prefix middle suffix` to `<prefix> prefix <suffix> suffix <middle> middle`, so that a
-  causal model learns to write what stands between two texts.
+  causal model learns to write what stands between two texts, and with the <eos> that follows to stop there.
+
+What it leaves out: spans (T5, SpanBERT), and the variant of infilling that puts the suffix first.
 """
 
 from __future__ import annotations
@@ -40,28 +42,30 @@ class MaskingConfig:
 
 
 class MaskedRows:
-    """Rows whose tokens are partly hidden: `batch.targets` holds the originals, `batch.weights` is 1 where one was
-    chosen.
+    """Rows whose tokens are partly hidden: `targets` are the originals, `weights` is 1 where one was chosen.
+
+    Only text is chosen, never markers or padding; in each row the nearest whole number to `share` of its text, at
+    least one token. With `whole_words` words are added until that number is reached, so it is somewhat more.
     """
 
     def __init__(self, rows: Rows, tokenizer: Tokenizer, config: MaskingConfig, seed: int = 0):
         self.rows, self.tokenizer, self.config, self.seed = rows, tokenizer, config, seed
         lengths = np.asarray(tokenizer.byte_lengths)
-        self.ordinary = np.flatnonzero(lengths > 0)  # pieces of text: neither markers nor padding
-        self.is_ordinary = lengths > 0
+        self.is_text = lengths > 0  # (V,) bool: markers and padding stand for no bytes
+        self.text_ids = np.flatnonzero(self.is_text)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def batch(self, samples: np.ndarray, positions: np.ndarray) -> Batch:
         batch = self.rows.batch(samples, positions)
-        original = batch.tokens.numpy()
-        tokens, weights = original.copy(), np.zeros(original.shape, np.float32)
+        tokens, begins = batch.tokens.numpy().copy(), batch.positions.numpy() == 0  # (B, T)
+        weights = np.zeros(tokens.shape, np.float32)
         for row, position in enumerate(positions):
             generator = row_generator(self.seed, int(position))
-            chosen = self._choose(original[row], generator)
+            chosen = self._choose(tokens[row], begins[row], generator)
             fate = generator.random(len(chosen))
-            replacement = generator.choice(self.ordinary, len(chosen))
+            replacement = generator.choice(self.text_ids, len(chosen))
             hidden = fate < self.config.mask
             randomised = ~hidden & (fate < self.config.mask + self.config.random)
             tokens[row, chosen[hidden]] = self.tokenizer.mask
@@ -71,15 +75,16 @@ class MaskedRows:
             batch, tokens=torch.from_numpy(tokens), targets=batch.tokens, weights=torch.from_numpy(weights)
         )
 
-    def _choose(self, ids: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Places to predict: `share` of the ordinary tokens, at least one where there is any."""
-        candidates = np.flatnonzero(self.is_ordinary[ids])
+    def _choose(self, ids: np.ndarray, begins: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """The places (N,) to predict in a row of ids (T,); `begins` (T,) bool is true where a document begins."""
+        candidates = np.flatnonzero(self.is_text[ids])
         if not len(candidates):
             return candidates
         wanted = max(1, round(self.config.share * len(candidates)))
         if not self.config.whole_words:
             return np.sort(generator.permutation(candidates)[:wanted])
-        words = np.cumsum(self.tokenizer.is_word_start(ids) | ~self.is_ordinary[ids])[candidates]
+        starts = self.tokenizer.is_word_start(ids) | ~self.is_text[ids] | begins
+        words = np.cumsum(starts)[candidates]  # number of the word that each candidate belongs to
         names, counts = np.unique(words, return_counts=True)
         order = generator.permutation(len(names))
         taken = order[: int(np.searchsorted(np.cumsum(counts[order]), wanted)) + 1]
@@ -90,20 +95,25 @@ class MaskedRows:
 class Infill:
     """A `PieceTransform`: with probability `rate` a piece becomes prefix-suffix-middle.
 
-    The three markers take the room of the last three tokens of the piece, so that lengths stay as they were packed.
+    <bos> and <eos> stay at the ends. The three markers take the room of the last three tokens of the text, so that the
+    length stays as it was packed. A piece of fewer than five tokens of text is left as it is.
     """
 
     tokenizer: Tokenizer
     rate: float = 0.5
 
-    def __call__(self, ids: np.ndarray, weights: np.ndarray, generator: np.random.Generator) -> tuple:
+    def __call__(
+        self, ids: np.ndarray, weights: np.ndarray, generator: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         draw, cuts = generator.random(), generator.random(2)
-        if draw >= self.rate or len(ids) < 8:
-            return ids, weights
         head = 1 if ids[0] == self.tokenizer.bos else 0
-        body = ids[head : len(ids) - 3]
-        low, high = sorted(int(cut * (len(body) + 1)) for cut in cuts)
-        marks = [np.array([mark]) for mark in (self.tokenizer.prefix, self.tokenizer.suffix, self.tokenizer.middle)]
-        parts = [ids[:head], marks[0], body[:low], marks[1], body[high:], marks[2], body[low:high]]
-        rewritten = np.concatenate(parts)
-        return rewritten, np.ones(len(rewritten), np.float32)
+        tail = len(ids) - 1 if ids[-1] == self.tokenizer.eos else len(ids)
+        if draw >= self.rate or tail - head < 5:
+            return ids, weights
+        text = ids[head : tail - 3]
+        low, high = sorted(int(cut * (len(text) + 1)) for cut in cuts)
+        prefix, suffix, middle = (
+            [mark] for mark in (self.tokenizer.prefix, self.tokenizer.suffix, self.tokenizer.middle)
+        )
+        parts = [ids[:head], prefix, text[:low], suffix, text[high:], middle, text[low:high], ids[tail:]]
+        return np.concatenate(parts), np.ones(len(ids), np.float32)

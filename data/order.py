@@ -26,7 +26,7 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 
 def key(*parts: int) -> np.uint64:
-    """One 64-bit key from several integers: seed, epoch, purpose, ..."""
+    """One 64-bit key from several integers, such as seed, epoch and rank; their order matters."""
     state = np.zeros(1, np.uint64)
     for part in parts:
         state = mix(state + np.uint64(part % 2**64) + np.uint64(0x9E3779B97F4A7C15))
@@ -34,10 +34,10 @@ def key(*parts: int) -> np.uint64:
 
 
 def permute(index: np.ndarray, size: int, permutation_key: np.uint64) -> np.ndarray:
-    """Apply a keyed bijection of {0 .. size-1} to every element of `index` (int64, each in range)."""
-    half = np.uint64(max((max(size - 1, 1).bit_length() + 1) // 2, 1))
+    """Apply a keyed bijection of {0 .. size-1} to every element of `index`, (N,) int64, each in range: (N,) int64."""
+    half = np.uint64((max(size - 1, 1).bit_length() + 1) // 2)  # bits of either half of a number
     low = (np.uint64(1) << half) - np.uint64(1)
-    round_keys = [mix(np.asarray([permutation_key + np.uint64(r + 1)], np.uint64))[0] for r in range(ROUNDS)]
+    round_keys = mix(permutation_key + np.arange(1, ROUNDS + 1, dtype=np.uint64))
 
     def feistel(x: np.ndarray) -> np.ndarray:
         left, right = x >> half, x & low
@@ -45,15 +45,14 @@ def permute(index: np.ndarray, size: int, permutation_key: np.uint64) -> np.ndar
             left, right = right, left ^ (mix(right + round_key) & low)
         return (left << half) | right
 
-    with np.errstate(over="ignore"):
-        value = feistel(np.asarray(index, np.uint64))
-        while (outside := value >= np.uint64(size)).any():
-            value[outside] = feistel(value[outside])
+    value = feistel(np.asarray(index, np.uint64))
+    while (outside := value >= np.uint64(size)).any():  # at most three of four: a few rounds on average
+        value[outside] = feistel(value[outside])
     return value.astype(np.int64)
 
 
 def samples_at(positions: np.ndarray, size: int, seed: int, shuffle: bool = True) -> np.ndarray:
-    """The sample at each position (int64 array) of the endless sequence of epochs over `size` samples."""
+    """The sample at each position of the endless sequence of epochs over `size` samples: (N,) int64 to (N,) int64."""
     positions = np.asarray(positions, np.int64)
     epochs, places = np.divmod(positions, size)
     if not shuffle:
@@ -66,5 +65,8 @@ def samples_at(positions: np.ndarray, size: int, seed: int, shuffle: bool = True
 
 
 def rank_positions(samples_seen: int, batch_size: int, rank: int, world: int) -> np.ndarray:
-    """Positions that `rank` of `world` handles in the step that starts at `samples_seen`: (batch_size / world,)."""
+    """Positions that `rank` of `world` handles in the step that starts at `samples_seen`: every `world`-th of them.
+
+    (batch_size / world,) int64; where `world` does not divide the batch, the first ranks have one more.
+    """
     return np.arange(samples_seen + rank, samples_seen + batch_size, world, dtype=np.int64)

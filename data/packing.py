@@ -1,9 +1,11 @@
 """Best-fit packing: pieces of unequal length into rows of one length, with as little padding as can be had.
 
-Pieces are taken from long to short; each goes into the fullest row that still has room, else into a new row (best-fit
-decreasing; Johnson 1974: never more than 11/9 of the best possible number of rows). No piece is cut and none is
-dropped. Finding the fullest row that fits is one operation on a big integer whose bit r says that some row has r
-places left, so the whole is O(n log n) for any row length.
+Pieces are taken from long to short; each goes into the fullest row that still has room, else into a new row: best-fit
+decreasing, which needs at most 11/9 of the best possible number of rows and 4 more (Johnson et al. 1974). No piece is
+cut and none is dropped. Finding the fullest row that fits is an operation on a big integer whose bit r says that some
+row has r places left: sorting aside, the time is linear in the number of pieces.
+
+What it leaves out: the whole list is packed at once, so memory is a few numbers a piece.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import numpy as np
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> list[list[int]]:
-    """Distribute pieces over rows: each row is a list of indices into `lengths`, their sum at most `capacity`.
+    """Distribute pieces over rows: each row is a list of indices into `lengths` (N,), whose sum is at most `capacity`.
 
     Deterministic: equal lengths keep their order. Raises `ValueError` when a piece is longer than a row.
     """

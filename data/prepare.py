@@ -1,15 +1,19 @@
 """From a corpus to token shards, once: what a training stage calls before it starts.
 
-The folder's name carries a fingerprint of everything that its content depends on (corpus settings and the sizes and
-times of its files, tokenizer settings, split), so a changed setting makes a new folder and an unchanged one is used
-again. Under `torchrun` the first rank of each machine writes it and the others wait: it appears by an atomic rename.
+The folder's name is a fingerprint of everything that its content depends on (corpus settings and the sizes and times
+of its files, or the version of Python whose documentation it is; tokenizer settings; split), so a changed setting makes
+a new folder and an unchanged one is used again. Under `torchrun` the first rank of each machine writes it and the
+others wait: it appears by an atomic rename. Machines that share the folder may all write it; the first one wins.
+
+What it leaves out: files are compared by name, size and time, not read; whoever changes one and sets its time back gets
+the old shards.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import sys
+import platform
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -19,7 +23,15 @@ from typing import NamedTuple
 
 from configs import UserError, check, to_dict
 from data.corpus import CorpusConfig, documents
-from data.shards import FORMAT, SplitConfig, TokenStream, read_manifest, write_shards
+from data.shards import (
+    FORMAT,
+    SplitConfig,
+    TokenStream,
+    describe_shards,
+    read_manifest,
+    split_document,
+    write_shards,
+)
 from data.tokenizer import Tokenizer, TokenizerConfig
 
 WAIT_SECONDS = 3600  # longest time that other ranks wait for the writing one
@@ -29,7 +41,7 @@ WAIT_SECONDS = 3600  # longest time that other ranks wait for the writing one
 class DataConfig:
     """Which text, which tokenizer, which split.
 
-    `tokenizer_model` names an existing model file; without it one is trained on the corpus.
+    `tokenizer_model` names an existing model file; without it one is trained on the training split.
     """
 
     folder: str = "runs/data"
@@ -55,8 +67,9 @@ class PreparedData:
 
 
 class ExtraText(NamedTuple):
-    """Texts that only the tokenizer sees, such as the instructions of a later stage; `name` says which, for the
-    record.
+    """Texts that only the tokenizer sees, such as the instructions that a later stage makes from the documentation.
+
+    `name` stands for them in the fingerprint.
     """
 
     name: str
@@ -67,9 +80,10 @@ def fingerprint(config: DataConfig, extra: ExtraText | None = None) -> str:
     """Sixteen hexadecimal digits that change when the shards would."""
     described = {key: value for key, value in to_dict(config).items() if key != "folder"}
     named = (*config.corpus.paths, *filter(None, [config.tokenizer_model]))
-    stamps = [(path, *_stamp(Path(path))) for path in named]
-    source = stamps or [sys.version]  # the built-in corpus is the documentation of this Python
-    text = json.dumps([FORMAT, described, source, extra.name if extra else None], sort_keys=True)
+    stamps = [_stamp(Path(path)) for path in named]
+    reads_documentation = not config.corpus.paths or extra is not None
+    python = platform.python_version() if reads_documentation else None
+    text = json.dumps([FORMAT, described, stamps, python, extra.name if extra else None], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -86,17 +100,9 @@ def prepare(
 ) -> PreparedData:
     """The shards that `config` describes, written if they do not exist yet (by the caller whose `writes` is true)."""
     folder = Path(config.folder) / fingerprint(config, extra)
-    waited = 0.0
-    while not (folder / "manifest.json").exists():
-        if writes:
-            _write(config, extra, folder, progress)
-        elif waited > WAIT_SECONDS:
-            raise UserError(
-                f"waited {WAIT_SECONDS} s for {folder}, which the first rank should have written; see its output"
-            )
-        else:
-            time.sleep(0.2)
-            waited += 0.2
+    if writes and not folder.exists():
+        _write(config, extra, folder, progress)
+    _wait_for(folder)
     manifest = read_manifest(folder)
     tokenizer = Tokenizer.load(folder / "tokenizer.model")
     if tokenizer.sha256 != manifest["tokenizer_sha256"]:
@@ -104,21 +110,26 @@ def prepare(
     return PreparedData(folder, manifest, tokenizer)
 
 
+def _wait_for(folder: Path) -> None:
+    started = time.monotonic()
+    while not folder.exists():
+        if time.monotonic() - started > WAIT_SECONDS:
+            raise UserError(
+                f"waited {WAIT_SECONDS} s for {folder}, which the first rank should have written; see its output"
+            )
+        time.sleep(0.2)
+
+
 def _write(config: DataConfig, extra: ExtraText | None, folder: Path, progress: bool) -> None:
     if config.tokenizer_model:
         tokenizer = Tokenizer.load(config.tokenizer_model)
     else:
-        texts = (document.text for document in documents(config.corpus))
+        parts = (part for document in documents(config.corpus) for part in split_document(document, config.split))
+        texts = (text for split, text in parts if split == "train")  # what is held out stays unseen
         tokenizer = Tokenizer.train(chain(texts, extra.texts() if extra else ()), config.tokenizer, progress)
-    write_shards(documents(config.corpus), tokenizer, folder, config.split, progress)
+    write_shards(documents(config.corpus), tokenizer, folder, config.split, progress, replace=False)
 
 
 def describe(data: PreparedData) -> str:
     """One line a split: documents, tokens, bytes per token."""
-    rows = []
-    for name, entry in data.manifest["splits"].items():
-        rows.append(
-            f"{name}: {entry['documents']:,} documents, {entry['tokens']:,} tokens, "
-            f"{entry['bytes'] / entry['tokens']:.2f} bytes per token"
-        )
-    return "\n".join(rows)
+    return describe_shards(data.manifest)

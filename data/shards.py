@@ -8,8 +8,9 @@ A shard folder holds, for each split (`train`, `validation`):
     tokenizer.model      the tokenizer that wrote the ids
     manifest.json        counts, bytes of text, sha256 of every file; written last
 
-The folder is written under a temporary name and renamed when it is complete, so a half-written one is never read.
-Reading uses `os.pread`, not a memory map: resident memory does not grow with the corpus (nanoGPT#287, nanoGPT#428).
+The folder is written under a temporary name and renamed when it is complete (`data.files.whole_folder`), so a
+half-written one is never read. Memory is bounded by the longest document: reading uses `os.pread`, not a memory map,
+whose resident memory grows with what was read of the corpus (nanoGPT#287, nanoGPT#428).
 
 Run it:  python -m data.shards OUT [CORPUS PATHS...] [--tokenizer MODEL | --vocab-size N]
 """
@@ -17,24 +18,25 @@ Run it:  python -m data.shards OUT [CORPUS PATHS...] [--tokenizer MODEL | --voca
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from tqdm import tqdm
 
 from configs import UserError, check, run_main
 from data.corpus import CorpusConfig, Document, documents
+from data.files import whole_folder
 from data.tokenizer import Tokenizer, TokenizerConfig
 
 FORMAT = "zhiling-shards-1"
+MANIFEST = "manifest.json"
 SPLITS = ("train", "validation")
 ENCODE_CHARACTERS = 1 << 20  # text encoded in one call of the tokenizer: bounds memory, feeds its threads
 
@@ -74,43 +76,44 @@ def split_document(document: Document, config: SplitConfig) -> list[tuple[str, s
 
 
 class _SplitWriter:
-    """Appends documents of one split to its shard files and keeps the counts and hashes for the manifest."""
+    """Appends documents of one split to its shard files and keeps the counts for the manifest."""
 
     def __init__(self, folder: Path, name: str, dtype: np.dtype, shard_tokens: int):
         self.folder, self.name, self.dtype, self.shard_tokens = folder, name, dtype, shard_tokens
         self.files: list[dict] = []
         self.tokens = self.documents = self.bytes = 0
-        self.handle = None
+        self.shard: BinaryIO | None = None
         self.starts = open(folder / f"{name}.documents", "wb")
-        self.starts.write(np.int64(0).tobytes())
+        self.starts.write(np.zeros(1, "<i8").tobytes())
 
     def add(self, ids: np.ndarray, text_bytes: int) -> None:
-        if self.handle is None or self.files[-1]["tokens"] >= self.shard_tokens:
-            self._close_shard()
-            self.files.append({"name": f"{self.name}-{len(self.files):05d}.tokens", "tokens": 0})
-            self.handle = open(self.folder / self.files[-1]["name"], "wb")
-        self.handle.write(ids.astype(self.dtype).tobytes())
+        if self.shard is None or self.files[-1]["tokens"] >= self.shard_tokens:
+            self._open_shard()
+        self.shard.write(ids.astype(self.dtype).tobytes())
         self.files[-1]["tokens"] += len(ids)
         self.tokens += len(ids)
         self.bytes += text_bytes
         self.documents += 1
-        self.starts.write(np.int64(self.tokens).tobytes())
+        self.starts.write(np.array([self.tokens], "<i8").tobytes())
 
-    def _close_shard(self) -> None:
-        if self.handle is not None:
-            self.handle.close()
+    def _open_shard(self) -> None:
+        if self.shard is not None:
+            self.shard.close()
+        self.files.append({"name": f"{self.name}-{len(self.files):05d}.tokens", "tokens": 0})
+        self.shard = open(self.folder / self.files[-1]["name"], "wb")
 
-    def close(self) -> dict:
-        self._close_shard()
-        self.starts.close()
-        for entry in self.files:
-            entry["sha256"] = file_sha256(self.folder / entry["name"])
+    def close(self) -> None:
+        for file in filter(None, (self.shard, self.starts)):
+            file.close()
+
+    def entry(self) -> dict:
+        """What the manifest says of this split, once its files are closed."""
         starts = f"{self.name}.documents"
         return {
             "tokens": self.tokens,
             "documents": self.documents,
             "bytes": self.bytes,
-            "files": self.files,
+            "files": [{**file, "sha256": file_sha256(self.folder / file["name"])} for file in self.files],
             "starts": {"name": starts, "sha256": file_sha256(self.folder / starts)},
         }
 
@@ -121,43 +124,37 @@ def write_shards(
     folder: str | Path,
     config: SplitConfig | None = None,
     progress: bool = False,
-) -> dict:
-    """Tokenize a corpus into a shard folder and return its manifest.
+    replace: bool = True,
+) -> None:
+    """Tokenize a corpus into a shard folder.
 
-    Raises `UserError` when a split comes out empty. On any failure (no disk space, a broken input line) nothing is
-    left behind.
+    replace: shards that stand there already give way; with False they stay (see `whole_folder`).
+    Raises `UserError` when a split comes out empty, the disk is full, or `folder` holds something else than shards. On
+    any failure nothing is left behind.
     """
-    config = config or SplitConfig()
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        manifest = _write_into(temporary, corpus, tokenizer, config, progress)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return manifest
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists():
+        raise UserError(f"{folder} holds something else than token shards and is not replaced; name a new folder")
+    with whole_folder(folder, replace) as new:
+        _write_into(new, corpus, tokenizer, config or SplitConfig(), progress)
 
 
 def _write_into(
     folder: Path, corpus: Iterable[Document], tokenizer: Tokenizer, config: SplitConfig, progress: bool
-) -> dict:
+) -> None:
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     writers = {name: _SplitWriter(folder, name, dtype, config.shard_tokens) for name in SPLITS}
-    with tqdm(desc="tokenize", unit="B", unit_scale=True, disable=not progress) as bar:
-        for parts in _chunks(part for document in corpus for part in split_document(document, config)):
-            encoded = tokenizer.encode_batch([text for _, text in parts])
-            for (name, text), ids in zip(parts, encoded):
-                size = len(text.encode())
-                writers[name].add(np.array([tokenizer.bos, *ids, tokenizer.eos]), size)
-                bar.update(size)
-    splits = {name: writer.close() for name, writer in writers.items()}
-    for name, split in splits.items():
-        if not split["tokens"]:
-            total = sum(s["documents"] for s in splits.values())
+    try:
+        _write_documents(writers, corpus, tokenizer, config, progress)
+        for writer in writers.values():
+            writer.close()
+    finally:
+        for writer in writers.values():  # closed they must be, but a full disk is told once
+            with contextlib.suppress(OSError):
+                writer.close()
+    total = sum(writer.documents for writer in writers.values())
+    for name, writer in writers.items():
+        if not writer.documents:
             raise UserError(
                 f"the {name} split is empty ({total} documents in the corpus); give more text, "
                 "another share `split.validation`, or `split.by=tail` for a corpus that is one long text"
@@ -168,13 +165,29 @@ def _write_into(
         "tokenizer_sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
         "dtype": dtype.str,
-        "splits": splits,
+        "splits": {name: writer.entry() for name, writer in writers.items()},
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest, indent=1), "utf-8")
-    return manifest
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
+
+
+def _write_documents(
+    writers: dict[str, _SplitWriter],
+    corpus: Iterable[Document],
+    tokenizer: Tokenizer,
+    config: SplitConfig,
+    progress: bool,
+) -> None:
+    with tqdm(desc="tokenize", unit="B", unit_scale=True, disable=not progress) as bar:
+        for parts in _chunks(part for document in corpus for part in split_document(document, config)):
+            encoded = tokenizer.encode_batch([text for _, text in parts])
+            for (name, text), ids in zip(parts, encoded):
+                size = len(text.encode())
+                writers[name].add(np.array([tokenizer.bos, *ids, tokenizer.eos]), size)
+                bar.update(size)
 
 
 def _chunks(parts: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
+    """Group parts until their texts are long enough for one call of the tokenizer."""
     chunk, size = [], 0
     for part in parts:
         chunk.append(part)
@@ -189,7 +202,7 @@ def _chunks(parts: Iterator[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]
 # Reading -------------------------------------------------------------------------------------------------------------
 
 
-def file_sha256(path: str | Path) -> str:
+def file_sha256(path: Path) -> str:
     with open(path, "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
@@ -197,19 +210,23 @@ def file_sha256(path: str | Path) -> str:
 class TokenStream:
     """One split of a shard folder as one long stream of token ids.
 
-    `stream.read(start, length)` gives int64 (length,); `stream.starts` is int64 (documents + 1,), a memory map.
+    `tokens`, `documents` and `bytes` (of text) are its size. `starts` is int64 (documents + 1,), a memory map: where
+    each document begins in the stream, and the end of the last one.
     """
 
     def __init__(self, folder: str | Path, split: str, manifest: dict):
-        entry = manifest["splits"][split]
-        self.folder, self.dtype = Path(folder), np.dtype(manifest["dtype"])
+        """`manifest` comes from `read_manifest`, which has checked the files."""
+        folder, entry = Path(folder), manifest["splits"][split]
+        self.dtype = np.dtype(manifest["dtype"])
         self.tokens, self.documents, self.bytes = entry["tokens"], entry["documents"], entry["bytes"]
-        self.starts = np.memmap(self.folder / entry["starts"]["name"], "<i8", mode="r")
-        self._first = np.cumsum([0] + [file["tokens"] for file in entry["files"]])
-        self._handles = [open(self.folder / file["name"], "rb", buffering=0) for file in entry["files"]]
+        self.starts = np.memmap(folder / entry["starts"]["name"], "<i8", mode="r")
+        self._first = np.cumsum([0] + [file["tokens"] for file in entry["files"]])  # of each shard, in the stream
+        self._handles = [open(folder / file["name"], "rb", buffering=0) for file in entry["files"]]
 
     def read(self, start: int, length: int) -> np.ndarray:
-        pieces, end = [], start + length
+        """The ids at start .. start + length - 1, which must lie in the stream: (length,) int64."""
+        assert 0 <= start <= start + length <= self.tokens, (start, length, self.tokens)
+        pieces, end = [np.empty(0, np.int64)], start + length
         while start < end:
             shard = int(np.searchsorted(self._first, start, side="right")) - 1
             count = min(end, int(self._first[shard + 1])) - start
@@ -217,40 +234,53 @@ class TokenStream:
             raw = os.pread(self._handles[shard].fileno(), count * self.dtype.itemsize, offset)
             pieces.append(np.frombuffer(raw, self.dtype))
             start += count
-        return (pieces[0] if len(pieces) == 1 else np.concatenate(pieces)).astype(np.int64)
+        return np.concatenate(pieces, dtype=np.int64)
 
 
 def read_manifest(folder: str | Path, verify: bool = False) -> dict:
-    """The manifest of a shard folder. With `verify`, every file's hash is checked too.
+    """The manifest of a shard folder whose files are all there in their full size.
 
+    verify: compare the hash of every file too, which reads all of them.
     Raises `UserError` when the folder is missing, of another format, or damaged.
     """
     folder = Path(folder)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
-        files = [file for s in manifest["splits"].values() for file in (*s["files"], s["starts"])]
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         known = manifest["format"] == FORMAT
-    except FileNotFoundError:
+        files = list(_expected_files(manifest)) if known else []
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(
-            f"{folder} is not a folder of token shards (no manifest.json); write one with data.shards"
+            f"{folder} is no whole folder of token shards (no {MANIFEST}); delete and write it again"
         ) from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{folder}/manifest.json is damaged; delete the folder and write it again") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{folder}/{MANIFEST} is damaged; delete the folder and write it again") from None
     if not known:
         raise UserError(
             f"{folder} has shard format {manifest['format']!r}, this version reads {FORMAT!r}; write it again"
         )
-    item = np.dtype(manifest["dtype"]).itemsize
-    for file in files:
-        path = folder / file["name"]
-        size = file.get("tokens", 0) * item
-        if (
-            not path.exists()
-            or (size and path.stat().st_size != size)
-            or (verify and file_sha256(path) != file["sha256"])
-        ):
+    for name, size, sha256 in files:
+        path = folder / name
+        whole = path.is_file() and path.stat().st_size == size
+        if not whole or (verify and file_sha256(path) != sha256):
             raise UserError(f"{path} is missing or damaged; delete the folder {folder} and write it again")
     return manifest
+
+
+def _expected_files(manifest: dict) -> Iterator[tuple[str, int, str]]:
+    """Name, size in bytes and hash of every file that a manifest tells of."""
+    for split in (manifest["splits"][name] for name in SPLITS):
+        for file in split["files"]:
+            yield file["name"], file["tokens"] * np.dtype(manifest["dtype"]).itemsize, file["sha256"]
+        yield split["starts"]["name"], (split["documents"] + 1) * 8, split["starts"]["sha256"]
+
+
+def describe_shards(manifest: dict) -> str:
+    """One line a split: documents, tokens, bytes per token."""
+    return "\n".join(
+        f"{name}: {entry['documents']:,} documents, {entry['tokens']:,} tokens, "
+        f"{entry['bytes'] / entry['tokens']:.2f} bytes per token"
+        for name, entry in manifest["splits"].items()
+    )
 
 
 def main(argv: list[str]) -> None:
@@ -258,20 +288,18 @@ def main(argv: list[str]) -> None:
     parser.add_argument("out", help="folder to write")
     parser.add_argument("paths", nargs="*", help="text files, folders, .jsonl[.gz]; nothing: the built-in corpus")
     parser.add_argument("--tokenizer", help="tokenizer model to use; without it one is trained on the corpus")
-    parser.add_argument("--vocab-size", type=int, default=4096, help="of the tokenizer that is trained")
-    parser.add_argument("--validation", type=float, default=0.05, help="share of documents held out")
+    parser.add_argument("--vocab-size", type=int, default=4096, help="of the tokenizer that is trained (4096)")
+    parser.add_argument("--validation", type=float, default=0.05, help="share of documents held out (0.05)")
     arguments = parser.parse_args(argv)
+    split = SplitConfig(validation=arguments.validation)
     corpus = CorpusConfig(paths=tuple(arguments.paths))
     if arguments.tokenizer:
         tokenizer = Tokenizer.load(arguments.tokenizer)
     else:
         config = TokenizerConfig(vocab_size=arguments.vocab_size)
         tokenizer = Tokenizer.train((d.text for d in documents(corpus)), config, progress=True)
-    split = SplitConfig(validation=arguments.validation)
-    manifest = write_shards(documents(corpus), tokenizer, arguments.out, split, progress=True)
-    for name, entry in manifest["splits"].items():
-        ratio = entry["bytes"] / entry["tokens"]
-        print(f"{name}: {entry['documents']:,} documents, {entry['tokens']:,} tokens, {ratio:.2f} bytes per token")
+    write_shards(documents(corpus), tokenizer, arguments.out, split, progress=True)
+    print(describe_shards(read_manifest(arguments.out)))
 
 
 if __name__ == "__main__":

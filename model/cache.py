@@ -3,7 +3,10 @@
 Rows of a batch may have unequal lengths. Row b keeps its tokens at the places 0 .. lengths[b] - 1 of its cache:
 filled from the left, no padding between. A prompt batch is padded on the right; after the prefill `truncate(lengths)`
 forgets what the padding wrote, and later tokens overwrite it. A query of row b at position p sees the keys at s <= p
-(`Causal(lengths)`), so what lies beyond is never read: every row gets exactly what it would get alone.
+(`Causal(lengths)`), so what lies beyond is never read: every row gets what it would get alone (but for rounding, since
+products of other shapes are summed in another order).
+
+What it leaves out: pages, and layers with a window keep their whole past.
 """
 
 from __future__ import annotations
@@ -15,9 +18,18 @@ from model.config import ModelConfig
 
 
 class KeyValueCache:
-    """Cache for B rows of up to `capacity` tokens: 2 L (B, K, capacity, D) numbers. `lengths` (B,) int64 are in use."""
+    """Cache for B rows of up to `capacity` tokens. `keys` and `values` are (L, B, K, capacity, D); of these the first
+    `lengths` (B,) int64 places of each row are in use, and `longest` is the greatest of them.
+    """
 
-    def __init__(self, config: ModelConfig, rows: int, capacity: int, dtype=torch.float32, device=None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        rows: int,
+        capacity: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ):
         shape = (config.layers, rows, config.num_kv_heads, capacity, config.D)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
         self.values = torch.zeros(shape, dtype=dtype, device=device)
@@ -35,11 +47,12 @@ class KeyValueCache:
     def truncate(self, lengths: Tensor) -> None:
         """Keep only the first `lengths` (B,) tokens of each row."""
         self.lengths = lengths.to(self.lengths)
-        self.longest = int(lengths.max())
+        self.longest = max(lengths.tolist(), default=0)
 
     def select(self, rows: Tensor) -> None:
         """Keep only the given rows (int64), in the given order."""
-        self.keys, self.values, self.lengths = self.keys[:, rows], self.values[:, rows], self.lengths[rows]
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        self.truncate(self.lengths[rows])
 
 
 class LayerCache:

@@ -5,6 +5,8 @@
 What you type is a user message; the answer streams. Commands: /reset forgets the conversation, /save FILE writes it
 as a JSON line in the messages format (ready for `train.sft`), /temperature X, /quit. When the conversation no longer
 fits the context, the oldest exchanges are left out (and that is said); the session goes on.
+
+What it leaves out: a message is one line, and the cache of one turn is not kept for the next.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ HELP = "commands: /reset  /save FILE  /temperature X  /quit"
 
 
 class Session:
-    """A conversation with a model: `say(text)` yields the answer piece by piece and remembers both."""
+    """A conversation with a model: `say(text)` yields the answer piece by piece and remembers both.
+
+    `messages` is what was said; `forgets` tells whether the last answer was made without the oldest of it.
+    """
 
     def __init__(self, loaded: LoadedModel, sampling: Sampling, new_tokens: int, seed: int = 0):
         self.loaded, self.sampling, self.seed = loaded, sampling, seed
@@ -36,7 +41,10 @@ class Session:
         self.forgets = False
 
     def say(self, text: str) -> Iterator[str]:
-        """Complete characters of the answer to `text` as they are made."""
+        """Complete characters of the answer to `text` as they are made; at least half of the context is for the prompt.
+
+        Raises UserError when the context is too small for any prompt, or `text` is no text.
+        """
         loaded, tokenizer = self.loaded, self.loaded.tokenizer
         conversation = Conversation((*self.messages, Message("user", text)))
         room = loaded.model.config.context - self.new_tokens
@@ -63,6 +71,8 @@ class Session:
         if name == "/save":
             if not argument.strip():
                 raise UserError("name a file: /save talk.jsonl")
+            if not self.messages:
+                raise UserError("nothing has been said yet, so there is nothing to save")
             write_rows(argument.strip(), [to_row(Conversation(tuple(self.messages)))])
             return f"saved {len(self.messages)} messages in {argument.strip()}"
         if name == "/temperature":
@@ -82,27 +92,33 @@ def main(argv: list[str]) -> None:
     arguments = parser.parse_args(argv)
     sampling = sampling_of(arguments)
     session = Session(load_run(arguments.run, arguments.device), sampling, arguments.tokens, arguments.seed)
-    if sys.stdin.isatty():
+    prompt = "> " if sys.stdin.isatty() else ""
+    if prompt:
         print(f"{session.loaded.folder}; {HELP}")
     while True:
         try:
-            line = input("> " if sys.stdin.isatty() else "").strip()
+            line = input(prompt).strip()
+            if line and not respond(session, line):
+                return
         except EOFError:
             return
-        if not line:
-            continue
-        try:
-            if line.startswith("/"):
-                reply = session.command(line)
-                if reply is None:
-                    return
-                print(reply)
-                continue
-            for piece in session.say(line):
-                print(piece, end="", flush=True)
-            print("\n(the oldest messages no longer fit and were left out)" if session.forgets else "")
+        except UnicodeDecodeError:
+            print("error: that line is not UTF-8 text; send UTF-8", file=sys.stderr)
         except (UserError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
+
+
+def respond(session: Session, line: str) -> bool:
+    """Print what the session has to say to one line; False ends it."""
+    if line.startswith("/"):
+        reply = session.command(line)
+        if reply is not None:
+            print(reply)
+        return reply is not None
+    for piece in session.say(line):
+        print(piece, end="", flush=True)
+    print("\n(the oldest messages no longer fit and were left out)" if session.forgets else "")
+    return True
 
 
 if __name__ == "__main__":

@@ -1,4 +1,10 @@
-"""The switches in which papers differ, as one frozen dataclass. Each has a test that shows what it changes."""
+"""The switches in which papers differ, as one frozen dataclass.
+
+    config = ModelConfig(vocab_size=4096, width=512, layers=8, heads=8, activation="swiglu")
+
+Every stage that trains takes them from the table [model] of its TOML file. Each switch has a test that shows what it
+changes (tests/test_model.py); `model.count` gives the price of a choice before anything is allocated.
+"""
 
 from __future__ import annotations
 
@@ -23,9 +29,11 @@ class ModelConfig:
                 (`norm_place`: Xiong et al. 2020)
     activation  "gelu", "relu2" (So et al. 2021) or "swiglu" (Shazeer 2020)
     position    "rope" (Su et al. 2021), "learned", "alibi" (Press et al. 2022) or "none"
+    rope_base   the slowest pair of a head of width D turns by rope_base ** (2 / D - 1) a token
     head_norm   RMS norm of every query and key head before the scores (Henry et al. 2020)
-    windows     keys that a query sees to its left, per layer, repeated over the layers; 0 sees all.
-                (0,) full; (256, 0) alternates a window with full attention, as in Gemma 2
+    windows     how many keys a query sees, itself and those to its left (without `causal` as many to its right),
+                per layer, repeated over the layers; 0 sees all. (0,) is full attention; (256, 0) alternates a window
+                with full attention, as in Gemma 2
     attention_softcap, softcap   cap * tanh(x / cap) on scores and on logits (Gemma 2); 0 is off
     bias        biases in linear layers and norms
     tie         the output matrix is the embedding matrix (Press and Wolf 2017)
@@ -64,8 +72,7 @@ class ModelConfig:
             for name in ("context", "width", "layers", "heads", "kv_heads", "head_width", "hidden")
             if getattr(self, name) is not None and getattr(self, name) < 1
         ]
-        if problems:
-            check(problems)
+        check(problems)  # the next ones divide by these
         if self.vocab_size < 0:
             problems.append(f"vocab_size must not be negative, got {self.vocab_size}")
         if self.heads % self.num_kv_heads:
@@ -76,10 +83,12 @@ class ModelConfig:
             problems.append(f"rope turns pairs: the head width ({self.D}) must be even")
         if not self.windows or min(self.windows) < 0:
             problems.append(f"windows must be a list of numbers not below 0, got {list(self.windows)}")
+        if not self.rope_base > 1:
+            problems.append(f"rope_base must be above 1, got {self.rope_base}")
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout must be at least 0 and below 1, got {self.dropout}")
         for name in ("attention_softcap", "softcap"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:
                 problems.append(f"{name} must not be negative, got {getattr(self, name)}")
         check(problems)
 
@@ -99,5 +108,5 @@ class ModelConfig:
         return -(-self.width * 8 // 3 // 32) * 32 if self.activation == "swiglu" else 4 * self.width
 
     def window(self, layer: int) -> int:
-        """Keys to the left that layer `layer` sees, 0 for all."""
+        """How many keys a query sees in layer `layer`, itself included; 0 for all."""
         return self.windows[layer % len(self.windows)]

@@ -6,6 +6,8 @@
 
 One prompt with one sample is streamed; more are generated as one batch. A prompt is a plain text that the model
 continues; to ask a tuned model a question, use `python -m model.chat RUN`.
+
+What it leaves out: filling in the middle, and files of prompts.
 """
 
 from __future__ import annotations
@@ -25,9 +27,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, temperature: float) 
     parser.add_argument("--temperature", type=float, default=temperature, help=f"0: the likeliest ({temperature})")
     parser.add_argument("--top-k", type=int, default=0, help="keep the k likeliest tokens (0: all)")
     parser.add_argument("--top-p", type=float, default=1.0, help="keep the likeliest tokens up to this mass (1: all)")
-    parser.add_argument(
-        "--min-p", type=float, default=0.0, help="drop tokens below this share of the likeliest one (0)"
-    )
+    parser.add_argument("--min-p", type=float, default=0.0, help="drop tokens below this share of the likeliest (0)")
     parser.add_argument("--repetition-penalty", type=float, default=1.0, help="above 1: avoid tokens seen before (1)")
     parser.add_argument("--tokens", type=int, default=128, help="longest continuation in tokens (128)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same text (0)")
@@ -48,6 +48,26 @@ def never_generated(loaded: LoadedModel) -> list[int]:
     return list(range(loaded.tokenizer.vocab_size, loaded.model.config.vocab_size))
 
 
+def read_text(argument: str) -> str:
+    """The argument, or standard input for -. Raises UserError when that is not UTF-8."""
+    if argument != "-":
+        return argument
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise UserError(f"standard input is not UTF-8 text (byte {error.start}); send UTF-8") from None
+
+
+def print_stream(loaded: LoadedModel, text: str, length: int, sampling: Sampling, seed: int) -> None:
+    """Print a text and its continuation, each character as soon as it is whole."""
+    tokenizer = loaded.tokenizer
+    prompt, decoder = [tokenizer.bos, *tokenizer.encode(text)], StreamDecoder(tokenizer)
+    print(text, end="", flush=True)
+    for token in stream(loaded.model, prompt, length, sampling, [tokenizer.eos], seed, never_generated(loaded)):
+        print(decoder.push(token), end="", flush=True)
+    print(decoder.flush())
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m model.generate", description="Continue a text.")
     parser.add_argument("run", help="run folder or checkpoint folder")
@@ -59,21 +79,17 @@ def main(argv: list[str]) -> None:
     if arguments.samples < 1:
         raise UserError(f"--samples must be positive, got {arguments.samples}")
     loaded = load_run(arguments.run, arguments.device)
-    tokenizer = loaded.tokenizer
-    texts = [sys.stdin.read() if text == "-" else text for text in arguments.prompts]
-    prompts = [[tokenizer.bos, *tokenizer.encode(text)] for text in texts for _ in range(arguments.samples)]
-    stops, banned = [tokenizer.eos], never_generated(loaded)
-    if len(prompts) == 1:
-        decoder = StreamDecoder(tokenizer)
-        print(texts[0], end="", flush=True)
-        for token in stream(loaded.model, prompts[0], arguments.tokens, sampling, stops, arguments.seed, banned):
-            print(decoder.push(token), end="", flush=True)
-        print(decoder.flush())
+    texts = [text for text in map(read_text, arguments.prompts) for _ in range(arguments.samples)]
+    if len(texts) == 1:
+        print_stream(loaded, texts[0], arguments.tokens, sampling, arguments.seed)
         return
+    tokenizer = loaded.tokenizer
+    prompts = [[tokenizer.bos, *tokenizer.encode(text)] for text in texts]
     seeds = range(arguments.seed, arguments.seed + len(prompts))
-    outputs = generate(loaded.model, prompts, arguments.tokens, sampling, stops, seeds, banned)
-    for number, ids in enumerate(outputs):
-        print(f"[{number + 1}] {texts[number // arguments.samples]}{tokenizer.decode(ids)}")
+    stops = [tokenizer.eos]
+    outputs = generate(loaded.model, prompts, arguments.tokens, sampling, stops, seeds, never_generated(loaded))
+    for number, (text, ids) in enumerate(zip(texts, outputs), 1):
+        print(f"[{number}] {text}{tokenizer.decode(ids)}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Batched generation with a cache: prompts of unequal length, per-row seeds, streaming.
 
-    texts = generate(model, prompts, new_tokens=64, sampling=Sampling(temperature=0.8, top_p=0.95),
-    stop=[tokenizer.eos])
+    sampling = Sampling(temperature=0.8, top_p=0.95)
+    continuations = generate(model, prompts, new_tokens=64, sampling=sampling, stop=[tokenizer.eos])
 
 Every row gets what it would get alone: rows keep their own lengths, positions and random numbers (`model.cache`,
 `model.sampling`). Finished rows leave the batch, so that a batch costs what its longest rows need.
@@ -14,6 +14,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from configs import UserError
 from model.cache import KeyValueCache
@@ -32,7 +33,8 @@ def generate(
 ) -> list[list[int]]:
     """Continue each prompt by up to `new_tokens` tokens; the stop token is not part of the result.
 
-    seeds: one a row (default: its number). banned: ids that are never chosen (markers, padding).
+    seeds: one a row (default: its number). banned: ids that are never chosen.
+    Raises UserError as `generate_steps` does.
     """
     outputs: list[list[int]] = [[] for _ in prompts]
     for rows, tokens in generate_steps(model, prompts, new_tokens, sampling, stop, seeds, banned):
@@ -69,43 +71,68 @@ def generate_steps(
 
     Raises UserError for an empty prompt, an encoder, or more tokens than learned positions allow.
     """
-    sampling = sampling or Sampling()
     check_request(model, prompts, new_tokens)
     if not len(prompts) or new_tokens < 1:
         return
-    device = model.trunk.embedding.weight.device
-    lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-    longest = int(lengths.max())
-    tokens = torch.zeros(len(prompts), longest, dtype=torch.int64, device=device)
-    for row, prompt in enumerate(prompts):
-        tokens[row, : len(prompt)] = torch.tensor(prompt)
-    cache = KeyValueCache(model.config, len(prompts), longest + new_tokens, model.trunk.compute_dtype, device)
-    seeds = torch.tensor(list(seeds) if seeds is not None else range(len(prompts)), device=device)
-    rows = torch.arange(len(prompts), device=device)
-    stops = torch.tensor(list(stop), dtype=torch.int64, device=device)
-    seen = _seen(tokens, lengths, model.config.vocab_size) if sampling.repetition_penalty != 1 else None
+    sampling = sampling or Sampling()
     with _evaluating(model):
-        hidden = model.trunk(tokens, cache=cache)
-        cache.truncate(lengths)
-        hidden = hidden[rows, lengths - 1]  # (B, C): the last token of each prompt
+        running = _Running(model, prompts, new_tokens, range(len(prompts)) if seeds is None else seeds)
+        stops = torch.tensor(list(stop), dtype=torch.int64, device=running.rows.device)
         for step in range(new_tokens):
-            logits = model.head(hidden)
-            if len(banned):
-                logits[:, list(banned)] = -torch.inf
-            chosen = choose(logits, sampling, seeds, lengths + step, seen)
-            running = ~torch.isin(chosen, stops)
-            if not running.all():
-                keep = running.nonzero()[:, 0]
-                rows, chosen, seeds, lengths = rows[keep], chosen[keep], seeds[keep], lengths[keep]
-                seen = seen[keep] if seen is not None else None
-                cache.select(keep)
-                if not len(rows):
-                    return
-            yield rows.tolist(), chosen.tolist()
+            tokens = running.choose(sampling, list(banned))
+            goes_on = ~torch.isin(tokens, stops)
+            running.keep(goes_on)
+            if not len(running.rows):
+                return
+            yield running.rows.tolist(), tokens[goes_on].tolist()
             if step + 1 < new_tokens:
-                if seen is not None:
-                    seen[torch.arange(len(rows)), chosen] = True
-                hidden = model.trunk(chosen[:, None], cache=cache)[:, 0]
+                running.feed(tokens[goes_on])
+
+
+class _Running:
+    """The rows of a batch that have not met a stop token; B of them.
+
+    rows (B,): their numbers in the batch. lengths (B,): tokens so far. hidden (B, C): of the last token.
+    seen (B, V) bool: the tokens so far.
+    """
+
+    def __init__(
+        self, model: LanguageModel, prompts: Sequence[Sequence[int]], new_tokens: int, seeds: Sequence[int]
+    ) -> None:
+        """Run the prompts, padded on the right, through the model."""
+        device = model.trunk.embedding.weight.device
+        self.model = model
+        self.rows = torch.arange(len(prompts), device=device)
+        self.seeds = torch.tensor([seed % 2**63 for seed in seeds], device=device)
+        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
+        tokens = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
+        inside = torch.arange(tokens.shape[1], device=device) < self.lengths[:, None]
+        seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.int64, device=device)
+        self.seen = seen.scatter_add_(1, tokens, inside.long()) > 0
+        capacity = tokens.shape[1] + new_tokens
+        self.cache = KeyValueCache(model.config, len(prompts), capacity, model.trunk.compute_dtype, device)
+        hidden = model.trunk(tokens, cache=self.cache)  # (B, T, C)
+        self.cache.truncate(self.lengths)
+        self.hidden = hidden[self.rows, self.lengths - 1]
+
+    def choose(self, sampling: Sampling, banned: list[int]) -> Tensor:
+        """The next token of each row, (B,)."""
+        logits = self.model.head(self.hidden)
+        logits[:, banned] = -torch.inf
+        return choose(logits, sampling, self.seeds, self.lengths, self.seen)
+
+    def keep(self, chosen: Tensor) -> None:
+        """Leave out the rows where `chosen` (B,) bool is false."""
+        if not chosen.all():
+            self.rows, self.seeds, self.lengths = self.rows[chosen], self.seeds[chosen], self.lengths[chosen]
+            self.seen = self.seen[chosen]
+            self.cache.select(chosen.nonzero()[:, 0])
+
+    def feed(self, tokens: Tensor) -> None:
+        """Append one token (B,) to each row."""
+        self.seen[torch.arange(len(tokens), device=tokens.device), tokens] = True
+        self.hidden = self.model.trunk(tokens[:, None], cache=self.cache)[:, 0]
+        self.lengths = self.lengths + 1
 
 
 def check_request(model: LanguageModel, prompts: Sequence[Sequence[int]], new_tokens: int) -> None:
@@ -117,19 +144,13 @@ def check_request(model: LanguageModel, prompts: Sequence[Sequence[int]], new_to
     longest = max((len(prompt) for prompt in prompts), default=0) + new_tokens
     if model.config.position == "learned" and longest > model.config.context:
         raise UserError(
-            f"{longest} tokens exceed the {model.config.context} learned positions of this model; shorten the prompt"
+            f"{longest} tokens exceed the {model.config.context} learned positions of this model; shorten the prompt, "
+            "or ask for fewer tokens"
         )
 
 
-def _seen(tokens: Tensor, lengths: Tensor, vocab_size: int) -> Tensor:
-    """(B, V) bool: which tokens occur in each prompt."""
-    inside = torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
-    seen = torch.zeros(len(tokens), vocab_size, dtype=torch.int64, device=tokens.device)
-    return seen.scatter_add_(1, tokens, inside.long()) > 0
-
-
 @contextmanager
-def _evaluating(model: LanguageModel):
+def _evaluating(model: LanguageModel) -> Iterator[None]:
     """Dropout off while generating; the former mode comes back."""
     was_training = model.training
     model.eval()

@@ -19,10 +19,9 @@ HeadName = Literal["language", "masked"]
 
 
 class LanguageHead(nn.Module):
-    """hidden (B, T, C) -> logits (B, T, V), with the embedding matrix when `tie`.
+    """hidden (..., C) -> logits (..., V) float32, with the embedding matrix as the output matrix when `tie`.
 
-    `transform` (the masked head of BERT, Devlin et al. 2019) puts a linear layer, GELU and a norm before the output
-    matrix.
+    transform: a linear layer, GELU and a norm before the output matrix (the masked head of BERT, Devlin et al. 2019).
     """
 
     def __init__(self, config: ModelConfig, embedding: nn.Embedding, transform: bool):
@@ -56,7 +55,7 @@ class LanguageHead(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """A trunk that predicts tokens."""
+    """A trunk that predicts tokens. head: "language", or "masked", which transforms the hidden vectors before."""
 
     def __init__(self, config: ModelConfig, head: HeadName = "language"):
         super().__init__()

@@ -1,7 +1,9 @@
 """From a run folder to a model that can be used: weights, tokenizer and chat format travel together in a checkpoint.
 
-loaded = load_run("runs/demo/sft")
-loaded.model, loaded.tokenizer, loaded.chat
+    loaded = load_run("runs/demo/sft")
+    loaded.model, loaded.tokenizer, loaded.chat
+
+What it leaves out: checkpoints of other programs, and weights that lie on several devices.
 """
 
 from __future__ import annotations
@@ -51,9 +53,10 @@ def model_files(model: LanguageModel, tokenizer: Tokenizer, chat: ChatFormat) ->
 def load_run(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
     """The model of a run folder (its newest intact checkpoint) or of one checkpoint folder.
 
-    Raises UserError when there is none, it is damaged, or its parts do not belong together.
+    device: "cpu" or "cuda". dtype: of parameters and activations.
+    Raises UserError when there is none, it is damaged, its parts do not belong together, or the device is not there.
     """
-    path = Path(path)
+    path, target = Path(path), find_device(device)
     names = [WEIGHTS, DESCRIPTION, TOKENIZER, CHAT]
     if (path / MANIFEST).exists():
         folder, files = path, read_folder(path, names)
@@ -63,13 +66,22 @@ def load_run(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.f
             raise UserError(f"there is no checkpoint in {path}; give the folder of a run that has trained")
         folder, files = found
     model, tokenizer, chat = model_from_files(files, folder)
-    model.to(device=device, dtype=dtype)
+    model.to(device=target, dtype=dtype)
     model.trunk.compute_dtype = dtype
     return LoadedModel(model.eval(), tokenizer, chat, folder)
 
 
+def find_device(name: str) -> torch.device:
+    """The device of that name. Raises UserError when this machine or this PyTorch has none such."""
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise UserError(f"this PyTorch finds no device {name!r} here; use cpu") from None
+    return torch.device(name)
+
+
 def model_from_files(files: dict[str, bytes], folder: Path) -> tuple[LanguageModel, Tokenizer, ChatFormat]:
-    """Build the model that `model_files` described."""
+    """Build the model that `model_files` described; `folder` is named in errors."""
     try:
         description = json.loads(files[DESCRIPTION])
         config, head = from_dict(ModelConfig, description["config"]), description["head"]

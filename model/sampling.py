@@ -2,16 +2,21 @@
 
 The random number of a row is a pure function of (seed of the row, place in the sequence): no generator state, so a
 row gives the same text alone or in any batch, and generation can be resumed anywhere.
+
+What it leaves out: beam search, penalties by count, and constraints beyond a list of banned tokens.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from configs import check
+from configs import UserError, check
+
+GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2**64 / golden ratio, as int64
 
 
 @dataclass(frozen=True)
@@ -34,15 +39,15 @@ class Sampling:
 
     def __post_init__(self):
         problems = []
-        if self.temperature < 0:
-            problems.append(f"temperature must not be negative, got {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            problems.append(f"temperature must be a number not below 0, got {self.temperature}")
         if self.top_k < 0:
             problems.append(f"top_k must not be negative, got {self.top_k}")
         if not 0 < self.top_p <= 1:
             problems.append(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if not 0 <= self.min_p <= 1:
             problems.append(f"min_p must lie between 0 and 1, got {self.min_p}")
-        if self.repetition_penalty <= 0:
+        if not 0 < self.repetition_penalty < math.inf:
             problems.append(f"repetition_penalty must be positive, got {self.repetition_penalty}")
         check(problems)
 
@@ -52,7 +57,13 @@ def choose(logits: Tensor, sampling: Sampling, seeds: Tensor, place: Tensor, see
 
     logits: (B, V) float32. seeds: (B,) int64. place: (B,) int64, position of the new token in its row.
     seen: (B, V) bool, tokens that occurred before, for the repetition penalty.
+    Raises UserError when the logits of a row are no numbers (NaN, or all infinite).
     """
+    if not logits.amax(-1).isfinite().all():
+        raise UserError(
+            "the model gives no numbers for the next token (NaN or infinity): its weights are damaged or its training "
+            "diverged; use another checkpoint"
+        )
     if sampling.repetition_penalty != 1 and seen is not None:
         penalised = torch.where(logits > 0, logits / sampling.repetition_penalty, logits * sampling.repetition_penalty)
         logits = torch.where(seen, penalised, logits)
@@ -60,12 +71,15 @@ def choose(logits: Tensor, sampling: Sampling, seeds: Tensor, place: Tensor, see
         return logits.argmax(-1)
     probabilities = filtered_probabilities(logits / sampling.temperature, sampling)
     cumulative = probabilities.double().cumsum(-1)
-    threshold = uniform(seeds, place) * cumulative[:, -1]
-    return torch.searchsorted(cumulative, threshold[:, None], right=True)[:, 0].clamp(max=logits.shape[-1] - 1)
+    threshold = uniform(seeds, place) * cumulative[:, -1]  # below the last sum, so a token of probability 0 is not hit
+    return torch.searchsorted(cumulative, threshold[:, None], right=True)[:, 0]
 
 
 def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Softmax of (B, V) logits after top-k, top-p and min-p; at least one token of each row keeps its probability."""
+    """Softmax of (B, V) logits after top-k, top-p and min-p, of which each acts on what the one before has kept.
+
+    The most likely token of each row is always kept; of equally likely ones those with the lower ids come first.
+    """
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     keep = torch.ones_like(probabilities, dtype=torch.bool)
@@ -84,13 +98,13 @@ def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def uniform(seeds: Tensor, counters: Tensor) -> Tensor:
-    """Numbers in [0, 1) from pairs of integers: the finaliser of splitmix64 on int64 tensors, (B,) float64."""
-    x = _mix(seeds.long() + GOLDEN)
-    x = _mix(x + counters.long() * GOLDEN + GOLDEN)
-    return _shift(x, 11).double() / 2**53
+    """Numbers from pairs of integers, (B,) int64 each: (B,) float64, multiples of 2**-52 in [0, 1).
 
-
-GOLDEN = 0x9E3779B97F4A7C15 - 2**64
+    A counter-based generator: two rounds of splitmix64 (Steele et al. 2014), as `data.order.mix`, on wrapping int64.
+    """
+    x = _mix(seeds + GOLDEN)
+    x = _mix(x + counters * GOLDEN + GOLDEN)
+    return _shift(x, 12).double() / 2**52  # with 53 bits, the largest one times a sum could round up to that sum
 
 
 def _mix(x: Tensor) -> Tensor:

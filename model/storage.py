@@ -7,24 +7,24 @@ dependency and no pickle.
 A checkpoint is a folder `RUN/checkpoints/step-00000100/` of such files, JSON and the tokenizer, with a
 `manifest.json` that holds size and sha256 of each. It is written under a temporary name, synced, and renamed: what
 has the final name is complete. On load every hash is checked; of several checkpoints the newest intact one is used.
+
+What it leaves out: files are made and checked in memory, which must hold a checkpoint twice; one process writes it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
+import math
 import sys
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from configs import UserError
+from data.files import whole_folder
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
@@ -32,15 +32,13 @@ DTYPES = {
 }  # fmt: skip
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 MANIFEST = "manifest.json"
-LONGEST_HEADER = 100 << 20
 
 
 def encode_tensors(tensors: Mapping[str, Tensor]) -> bytes:
-    """The bytes of a tensor file."""
+    """The bytes of a tensor file. The tensors may have any shape and the dtypes in `DTYPES`."""
     header, chunks, offset = {}, [], 0
     for name, tensor in tensors.items():
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        raw = flat.view(torch.uint8).numpy().tobytes() if flat.numel() else b""
+        raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
         header[name] = {
             "dtype": NAMES[tensor.dtype],
             "shape": list(tensor.shape),
@@ -57,21 +55,28 @@ def decode_tensors(raw: bytes, name: str = "tensor file") -> dict[str, Tensor]:
     """The tensors in the bytes of a tensor file. Raises UserError when they are not one."""
     try:
         size = int.from_bytes(raw[:8], "little")
-        if not 2 <= size <= min(len(raw) - 8, LONGEST_HEADER):
-            raise ValueError("length of the header")
+        if not 2 <= size <= len(raw) - 8:
+            raise ValueError("the length of its header is wrong")
         header = json.loads(raw[8 : 8 + size])
-        return {key: _tensor(raw, 8 + size, entry) for key, entry in header.items() if key != "__metadata__"}
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        header.pop("__metadata__", None)  # other programs' remarks
+        data = memoryview(raw)[8 + size :]
+        tensors = {key: _tensor(data, **entry) for key, entry in header.items()}
+        if sum(tensor.nbytes for tensor in tensors.values()) != len(data):
+            raise ValueError("its length is wrong")
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
         raise UserError(f"{name} is not a tensor file or is damaged ({error}); use another checkpoint") from None
+    return tensors
 
 
-def _tensor(raw: bytes, base: int, entry: dict) -> Tensor:
-    dtype, shape, (start, end) = DTYPES[entry["dtype"]], entry["shape"], entry["data_offsets"]
-    count = int(np.prod(shape, dtype=np.int64))
-    if not 0 <= start <= end <= len(raw) - base or min(shape, default=0) < 0 or end - start != count * dtype.itemsize:
-        raise ValueError("place of a tensor")
-    data = np.frombuffer(raw, np.uint8, end - start, base + start).copy()
-    return torch.from_numpy(data).view(dtype).reshape(shape) if count else torch.empty(shape, dtype=dtype)
+def _tensor(data: memoryview, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
+    start, end = data_offsets
+    count = math.prod(shape)
+    fits = 0 <= start <= end <= len(data) and end - start == count * DTYPES[dtype].itemsize
+    if not fits or min(shape, default=0) < 0:
+        raise ValueError("a tensor lies outside")
+    if not count:
+        return torch.empty(shape, dtype=DTYPES[dtype])
+    return torch.frombuffer(bytearray(data[start:end]), dtype=DTYPES[dtype]).reshape(shape)
 
 
 # Folders -------------------------------------------------------------------------------------------------------------
@@ -82,58 +87,34 @@ def write_folder(folder: str | Path, files: Mapping[str, bytes]) -> None:
 
     Raises UserError when the disk is full, after removing what was written.
     """
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        manifest = {name: {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()} for name, raw in files.items()}
-        for name, raw in {**files, MANIFEST: json.dumps(manifest, indent=1).encode()}.items():
-            with open(temporary / name, "wb") as handle:
-                handle.write(raw)
-                handle.flush()
-                os.fsync(handle.fileno())
-        _sync_folder(temporary)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.rename(temporary, folder)
-        _sync_folder(folder.parent)
-    except OSError as error:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise UserError(f"cannot write {folder} ({error.strerror}); free some space or choose another folder") from None
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    manifest = {name: {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()} for name, raw in files.items()}
+    with whole_folder(folder) as new:
+        for name, raw in files.items():
+            (new / name).write_bytes(raw)
+        (new / MANIFEST).write_text(json.dumps(manifest, indent=1), "utf-8")
 
 
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def read_folder(folder: str | Path, names: list[str] | None = None) -> dict[str, bytes]:
+def read_folder(folder: str | Path, names: Sequence[str] | None = None) -> dict[str, bytes]:
     """The files of a checkpoint folder (all, or `names`), each compared with its hash in the manifest.
 
     Raises UserError for a folder that is missing, incomplete or damaged.
     """
     folder = Path(folder)
     try:
-        manifest = json.loads((folder / MANIFEST).read_bytes())
+        manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         expected = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a checkpoint (it has no {MANIFEST})") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{folder}/{MANIFEST} is damaged; use another checkpoint") from None
     files = {}
     for name in expected if names is None else names:
-        if name not in expected or "/" in name:
-            raise UserError(f"the checkpoint {folder} has no {name}")
+        if name not in expected or Path(name).name != name:
+            raise UserError(f"the checkpoint {folder} has no {name}; use another checkpoint")
         try:
             raw = (folder / name).read_bytes()
-        except FileNotFoundError:
-            raise UserError(f"{folder}/{name} is missing; use another checkpoint") from None
+        except OSError as error:
+            raise UserError(f"{folder}/{name} cannot be read ({error.strerror}); use another checkpoint") from None
         if (len(raw), hashlib.sha256(raw).hexdigest()) != expected[name]:
             raise UserError(f"{folder}/{name} is damaged: its hash is not that of the manifest; use another checkpoint")
         files[name] = raw
@@ -146,20 +127,21 @@ def checkpoint_folder(run: str | Path, step: int) -> Path:
 
 def list_checkpoints(run: str | Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    return sorted((Path(run) / "checkpoints").glob("step-*"))
+    folders = (Path(run) / "checkpoints").glob("step-*")
+    return sorted(folders, key=lambda folder: (len(folder.name), folder.name))  # 100,000,000 has a digit more
 
 
-def newest_intact(run: str | Path, names: list[str] | None = None) -> tuple[Path, dict[str, bytes]] | None:
-    """The newest checkpoint of a run that is complete and undamaged, with its files; None when the run has none at all.
+def newest_intact(run: str | Path, names: Sequence[str] | None = None) -> tuple[Path, dict[str, bytes]] | None:
+    """The newest checkpoint of a run that is complete and undamaged, and its files (all, or `names`).
 
-    Damaged ones are named on stderr. Raises UserError when there are checkpoints and every one is damaged.
+    None when the run has no checkpoint. Damaged ones are named on stderr. Raises UserError when every one is damaged.
     """
     folders = list_checkpoints(run)
     for folder in reversed(folders):
         try:
             return folder, read_folder(folder, names)
         except UserError as error:
-            print(f"warning: {error}; looking for an older one", file=sys.stderr)
+            print(f"warning: {error}", file=sys.stderr)
     if folders:
         raise UserError(f"none of the {len(folders)} checkpoints in {run} is intact; start the run anew")
     return None

@@ -1,6 +1,7 @@
 """The trunk: token ids in, hidden vectors out. Decoder and encoder differ in the mask alone.
 
     x = embedding(tokens) [+ position embedding]                                   (B, T, C)
+    x = norm(x)                                                                     post-norm only (as BERT)
     repeat L times:  x = x + attention(norm(x));  x = x + feed_forward(norm(x))      pre-norm
                      x = norm(x + attention(x));  x = norm(x + feed_forward(x))      post-norm
     x = norm(x)                                                                     pre-norm only
@@ -12,6 +13,8 @@ readable line, without autocast: gradients arrive in the dtype of the parameter.
 What a token may see is said by masks from `kernels`: causal or not, its document (`documents`), its window, its
 padding. With a `cache`, keys and values of earlier tokens are kept and `tokens` are the new ones only; see
 `model.cache`.
+
+What it leaves out: cross-attention, experts, parallel attention and feed-forward, and weights spread over devices.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from configs import UserError
 from kernels import ALiBi, Causal, Document, Full, Mask, Window, attention
+from kernels.fused import rotary, rotary_tables
 from model.cache import KeyValueCache, LayerCache
 from model.config import ModelConfig
 
@@ -42,7 +47,7 @@ class Linear(nn.Linear):
 
 
 class Norm(nn.Module):
-    """RMS or layer normalisation over the last axis, computed in float32."""
+    """RMS ("rms") or layer ("layer") normalisation over the last axis, computed in float32."""
 
     def __init__(self, width: int, kind: str, bias: bool):
         super().__init__()
@@ -53,31 +58,19 @@ class Norm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         wide = widen(x)
         if self.kind == "layer":
-            out = F.layer_norm(wide, wide.shape[-1:], self.weight, self.bias, 1e-5)
+            bias = None if self.bias is None else self.bias.to(wide.dtype)
+            out = F.layer_norm(wide, wide.shape[-1:], self.weight.to(wide.dtype), bias, 1e-5)
         else:
-            out = F.rms_norm(wide, wide.shape[-1:], self.weight, 1e-6)
+            out = F.rms_norm(wide, wide.shape[-1:], self.weight.to(wide.dtype), 1e-6)
         return out.to(x.dtype)
 
 
-def rotary_angles(positions: Tensor, head_width: int, base: float) -> tuple[Tensor, Tensor]:
-    """cos and sin of position * base ** (-2 i / D) for i < D / 2: two tensors (..., T, D / 2), float32."""
-    frequencies = base ** (-torch.arange(0, head_width, 2, device=positions.device, dtype=torch.float32) / head_width)
-    angles = positions[..., None].float() * frequencies
-    return angles.cos(), angles.sin()
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (x[i], x[i + D / 2]) by an angle. x (B, H, T, D); cos and sin broadcast to (B, H, T, D / 2)."""
-    first, second = x.chunk(2, dim=-1)
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
-
-
 class Context(NamedTuple):
-    """What attention needs to know besides the activations: the mask of its layer, positions, and the cache."""
+    """What attention needs to know besides the activations: the mask of its layer, the positions (cos and sin of the
+    rotation, or ALiBi), and its part of the cache."""
 
     mask: Mask
-    angles: tuple[Tensor, Tensor] | None
+    rotation: tuple[Tensor, Tensor] | None
     alibi: ALiBi | None
     cached: LayerCache | None
 
@@ -101,8 +94,8 @@ class Attention(nn.Module):
         q = self.query_norm(rearrange(self.query(x), "B T (H D) -> B H T D", D=D))
         k = self.key_norm(rearrange(self.key(x), "B T (K D) -> B K T D", D=D))
         v = rearrange(self.value(x), "B T (K D) -> B K T D", D=D)
-        if context.angles is not None:
-            q, k = rotate(q, *context.angles), rotate(k, *context.angles)
+        if context.rotation is not None:
+            q, k = rotary(q, *context.rotation), rotary(k, *context.rotation)
         if context.cached is not None:
             k, v = context.cached.append(k, v)  # (B, K, S, D): old and new
         out = attention(q, k, v, context.mask, softcap=self.config.attention_softcap or None, bias=context.alibi)
@@ -159,7 +152,7 @@ class Transformer(nn.Module):
     def __init__(self, config: ModelConfig):
         super().__init__()
         if config.vocab_size < 1:
-            raise ValueError("ModelConfig.vocab_size is 0: set it to the tokenizer's vocab_size")
+            raise UserError("model.vocab_size is 0: set it to the tokenizer's vocab_size")
         self.config = config
         self.compute_dtype = torch.float32
         self.embedding = nn.Embedding(config.vocab_size, config.width)
@@ -181,39 +174,41 @@ class Transformer(nn.Module):
 
         documents: (B, T) int, tokens see only their own document; negative numbers are padding.
         positions: (B, T) int64, by default 0 .. T-1, or the places after what the cache holds.
-        Raises ValueError when learned positions are exceeded.
+        Raises UserError when learned positions are exceeded.
         """
         config, (_, T) = self.config, tokens.shape
+        offset = None if cache is None else cache.lengths
         if positions is None:
             places = torch.arange(T, device=tokens.device)
-            positions = places[None] if cache is None else cache.lengths[:, None] + places
-        if self.position is not None and cache is None and T > config.context:
-            raise ValueError(f"{T} tokens exceed the {config.context} learned positions of this model")
-        x = self.embedding(tokens)
-        if self.position is not None:
-            x = x + self.position(positions.clamp(max=config.context - 1))
-        x = x.to(self.compute_dtype)
-        if self.embedding_norm is not None:
-            x = self.embedding_norm(x)
-        x = self.dropout(x)
-        offset = None if cache is None else cache.lengths
-        angles = alibi = None
+            positions = places[None] if offset is None else offset[:, None] + places
+        x = self.embed(tokens, positions, T if cache is None else cache.longest + T)
+        rotation = alibi = None
         if config.position == "rope":
-            angles = tuple(a[:, None] for a in rotary_angles(positions, config.D, config.rope_base))  # (B, 1, T, D / 2)
+            rotation = rotary_tables(positions, config.D, config.rope_base)  # two (B or 1, T, D / 2)
         elif config.position == "alibi":
             alibi = ALiBi.for_heads(config.heads, x.device, offset)
         for layer, block in enumerate(self.blocks):
             mask = self.mask(layer, documents, offset)
-            x = block(x, Context(mask, angles, alibi, None if cache is None else cache.layer(layer)))
+            x = block(x, Context(mask, rotation, alibi, None if cache is None else cache.layer(layer)))
         if cache is not None:
             cache.advance(T)
         return x if self.norm is None else self.norm(x)
+
+    def embed(self, tokens: Tensor, positions: Tensor, end: int) -> Tensor:
+        """What the first layer gets: tokens (B, T), positions (B or 1, T), all below `end` -> (B, T, C)."""
+        x = self.embedding(tokens)
+        if self.position is not None:
+            if end > self.config.context:
+                raise UserError(f"{end} tokens exceed the {self.config.context} learned positions; use shorter texts")
+            x = x + self.position(positions)
+        x = x.to(self.compute_dtype)
+        return self.dropout(x if self.embedding_norm is None else self.embedding_norm(x))
 
     def mask(self, layer: int, documents: Tensor | None = None, offset: Tensor | None = None) -> Mask:
         """What tokens may attend to in one layer; `offset` (B,) is the position of each row's first query."""
         causal, window = self.config.causal, self.config.window(layer)
         mask: Mask = Causal(offset) if causal else Full()
-        if window:  # `window` keys in all: itself and window - 1 to the left; an encoder sees as many to the right
+        if window:
             mask = mask & Window(window - 1, 0 if causal else window - 1, offset)
         if documents is not None:
             mask = mask & Document(documents)
