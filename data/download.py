@@ -18,7 +18,6 @@ else in this project needs a download: the built-in corpus is the default everyw
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import hashlib
 import http.client
@@ -39,6 +38,7 @@ from tqdm import tqdm
 
 from configs import UserError, run_main
 from data.conversion import read, write_jsonl
+from data.files import full_disk_explained
 
 ATTEMPTS = 5
 TIMEOUT_SECONDS = 30
@@ -131,11 +131,10 @@ def get(name: str, folder: str | Path, url: str | None = None, progress: bool = 
         raise UserError(f"{name} comes as {source.kind}; run `pip install {source.requires}` first, then this again")
     folder.mkdir(parents=True, exist_ok=True)
     raw = folder / source.file
-    with _explained(folder):
-        fetch(url or source.url, raw, source.sha256, progress)
-        if source.kind:
-            texts = tqdm(read(raw, source.kind), f"converting {raw.name}", unit=" documents", disable=not progress)
-            write_jsonl(texts, result)
+    fetch(url or source.url, raw, source.sha256, progress)
+    if source.kind:
+        texts = tqdm(read(raw, source.kind), f"converting {raw.name}", unit=" documents", disable=not progress)
+        write_jsonl(texts, result)
     return result
 
 
@@ -145,8 +144,7 @@ def fetch(url: str, path: Path, sha256: str = "", progress: bool = False, wait: 
     `sha256` is the expected hash; without it the one recorded in `path.sha256` counts, and without that one the hash of
     this first download is recorded there. After a broken connection or a server error (5xx) it tries again, until
     `ATTEMPTS` in a row brought nothing, after `wait`, 2 `wait`, 4 `wait` ... seconds. Raises `UserError`, and leaves
-    nothing under the final name, when the server cannot be reached or refuses, or the hash differs; `OSError` when the
-    disk is full.
+    nothing under the final name, when the server cannot be reached or refuses, the disk is full, or the hash differs.
     """
     if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
         raise UserError(f"{url} is no http or https address; give one with --url")
@@ -179,7 +177,8 @@ def _fetch_whole(url: str, part: Path, progress: bool, wait: float) -> None:
     failures, size = 0, 0
     while True:
         try:
-            _fetch_rest(url, part, progress)
+            with full_disk_explained(part):
+                _fetch_rest(url, part, progress)
             return
         except _Broken as broken:
             before, size = size, part.stat().st_size if part.exists() else 0
@@ -273,20 +272,6 @@ def _version(part: Path) -> Path:
 def _strong_validator(response: http.client.HTTPResponse) -> str:
     tag = response.headers.get("ETag", "")
     return tag if tag.startswith('"') else response.headers.get("Last-Modified", "")
-
-
-@contextlib.contextmanager
-def _explained(folder: Path) -> Iterator[None]:
-    """Turn a full disk into a sentence."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise UserError(
-            f"there is no space left in {folder} ({error.strerror}); free some, or give another folder with --to, and "
-            "run the command again: what has arrived is kept"
-        ) from None
 
 
 # Command -------------------------------------------------------------------------------------------------------------

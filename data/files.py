@@ -16,16 +16,29 @@ from configs import UserError
 
 
 @contextlib.contextmanager
+def full_disk_explained(path: str | Path) -> Iterator[None]:
+    """Turn the `OSError` of a full disk, while `path` is written, into a `UserError` with a remedy."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(
+            f"no space left to write {path} ({error.strerror}); free some, or choose a folder on another disk"
+        ) from None
+
+
+@contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file for writing under a temporary name beside `path`; it gets its name when the block ends well.
 
-    An error, a full disk included, removes the temporary file and leaves what stood at `path` before.
+    An error removes the temporary file and leaves what stood at `path` before; a full disk is a `UserError`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
+        with full_disk_explained(path), temporary.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -49,16 +62,13 @@ def whole_folder(path: str | Path, replace: bool = True) -> Iterator[Path]:
         shutil.rmtree(leftover, ignore_errors=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        temporary.mkdir()
-        yield temporary
-        for written in (*temporary.iterdir(), temporary):
-            _sync(written)
-        _publish(temporary, path, replace)
-        _sync(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(f"no space left to write {path}; free some, or choose a folder on another disk") from None
-        raise
+        with full_disk_explained(path):
+            temporary.mkdir()
+            yield temporary
+            for written in (*temporary.iterdir(), temporary):
+                _sync(written)
+            _publish(temporary, path, replace)
+            _sync(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

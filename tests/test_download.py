@@ -205,7 +205,7 @@ def test_a_full_disk_is_noticed_before_and_while_writing(server, tmp_path, monke
     usage = namedtuple("usage", "free")
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "disk_usage", lambda folder: usage(1000))
-        with pytest.raises(UserError, match=r"no space left in .*1,024,000 bytes are needed, 1,000 are free"):
+        with pytest.raises(UserError, match=r"no space left to write .*1,024,000 bytes are needed, 1,000 are free"):
             get("test", tmp_path)
     assert "a.txt" not in names(tmp_path)
 
