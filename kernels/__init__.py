@@ -9,6 +9,7 @@ Shapes: B batch, T query tokens, S key tokens, H heads, K key-value heads, D hea
 """
 
 from kernels.bias import ALiBi
+from kernels.decode import decode, paged_decode
 from kernels.dispatch import IMPLEMENTATIONS, Choice, attention, explain
 from kernels.loss import linear_cross_entropy, linear_cross_entropy_reference
 from kernels.masks import And, Causal, Document, Full, Mask, Padding, Prefix, Window
@@ -26,7 +27,9 @@ __all__ = [
     "Prefix",
     "Window",
     "attention",
+    "decode",
     "explain",
     "linear_cross_entropy",
     "linear_cross_entropy_reference",
+    "paged_decode",
 ]

@@ -46,5 +46,7 @@ Bias = Tensor | ALiBi | None
 
 
 def dense_bias(bias: Tensor | ALiBi, T: int, S: int) -> Tensor:
-    """As a tensor that broadcasts to (B, H, T, S)."""
-    return bias.dense(T, S) if isinstance(bias, ALiBi) else bias
+    """As a tensor with four axes that broadcasts to (B, H, T, S)."""
+    if isinstance(bias, ALiBi):
+        return bias.dense(T, S)
+    return bias.view((1,) * (4 - bias.ndim) + bias.shape)

@@ -30,7 +30,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from kernels.bias import ALiBi, Bias
+from kernels.bias import ALiBi, Bias, dense_bias
 from kernels.lse import absorb_sinks
 from kernels.masks import CAUSAL, EMPTY, FULL, Mask, Spans, positions
 
@@ -56,7 +56,7 @@ def blocked(
     if isinstance(bias, ALiBi):
         slopes, position, bias = bias.slopes, positions(bias.offset, T, S, q.device), None
     elif bias is not None:
-        bias = bias.view((1,) * (4 - bias.ndim) + bias.shape)
+        bias = dense_bias(bias, T, S)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     want_lse = return_lse or sinks is not None
     masking = (spans.low, spans.high, spans.query_ids, spans.key_ids)
@@ -133,8 +133,9 @@ class Problem:
         if bias is not None or (position is not None and position.shape[0] > 1):
             rows_apart = B
         self.rows = [spans.row(b) for b in range(rows_apart)]
-        self.block_q, self.group = _tile_size(T, B * K // rows_apart, self.G)
-        self.plans = plan(replace(spans, low=spans.low.expand(rows_apart, -1)), S, self.block_q)
+        mean_keys = (spans.high - spans.low).clamp(min=0).double().mean().item()
+        block_q, self.group = _tile_size(B * K // rows_apart, self.G, T, mean_keys, q.element_size())
+        self.plans = plan(replace(spans, low=spans.low.expand(rows_apart, -1)), S, block_q)
         self.most = max((_size(block) for blocks in self.plans for block in blocks), default=0) * self.group * self.G
 
     def workspace(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -189,11 +190,13 @@ def _size(block: Block) -> int:
     return (block.queries.stop - block.queries.start) * (block.keys.stop - block.keys.start)
 
 
-def _tile_size(T: int, heads: int, G: int) -> tuple[int, int]:
-    """Queries per block, and key heads per product: about 512 rows of scores at a time, short blocks for short T."""
-    block_q = 64 if T <= 1024 else 128
-    rows = min(block_q, T) * G
-    return block_q, max(1, min(heads, 512 // rows))
+def _tile_size(heads: int, G: int, T: int, mean_keys: float, bytes_each: int) -> tuple[int, int]:
+    """Queries per block and key heads per product. Measured: a workspace of 2 KB for each key in the range is best,
+    and longer query blocks pay when that range is long: what they compute in vain is then the smaller part."""
+    block_q = 256 // bytes_each
+    if mean_keys > 8 * block_q:
+        block_q *= 2
+    return block_q, max(1, min(heads, 2048 // bytes_each // (min(block_q, T) * G)))
 
 
 def _product(workspace: Tensor, a: Tensor, b: Tensor, factor: float = 1.0) -> Tensor:

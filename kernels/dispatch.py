@@ -14,9 +14,15 @@ from torch import Tensor
 
 from configs import UserError
 from kernels.bias import ALiBi, Bias
+from kernels.blocked import blocked
+from kernels.decode import decode
+from kernels.flex import flex
 from kernels.masks import CAUSAL, Mask
+from kernels.online import online
 from kernels.reference import reference
 from kernels.sdpa import is_plain, sdpa
+from kernels.table import rules, source
+from kernels.triton_flash import triton, triton_obstacle
 
 
 class Choice(NamedTuple):
@@ -70,6 +76,8 @@ def attention(
     """
     q, k, v = _autocast(q, k, v)
     _check_shapes(q, k, v, sinks)
+    if isinstance(bias, ALiBi) and bias.slopes.requires_grad:
+        bias = bias.dense(q.shape[2], k.shape[2])  # learned slopes get their gradient through the tensor
     call = _describe(q, k, v, mask, softcap, bias, sinks, return_lse)
     if impl == "auto":
         impl = choose(call).impl
@@ -112,24 +120,40 @@ def why_not(impl: str, call: Call) -> str | None:
         for wanted, name in ((call.softcap, "softcap"), (call.sinks, "sinks"), (call.lse, "return_lse")):
             if wanted:
                 return f"PyTorch's SDPA has no {name}"
+    if impl == "blocked" and call.device != "cpu":
+        return "blocked is written for CPUs"
+    if impl == "triton":
+        return triton_obstacle(call.device, call.dtype)
+    if impl == "flex" and call.device == "cpu" and call.training:
+        return "FlexAttention has no backward pass on a CPU"
+    if impl == "flex" and call.device == "cpu" and (call.lse or call.sinks):
+        return "FlexAttention has no log-sum-exp on a CPU, which return_lse and sinks need"
     return None
 
 
 def choose(call: Call) -> Choice:
-    """The implementation for a call."""
-    obstacle = why_not("sdpa", call)
-    if obstacle:
-        return Choice("reference", f"{obstacle}.")
-    if call.device == "cpu":
-        low = call.dtype != torch.float32 and call.dtype != torch.float64
-        if low and call.T < 512:
-            return Choice("reference", "On a CPU in bf16 below T = 512 the plain formula is faster than SDPA.")
-        if call.T == 1 and call.grouped:
-            return Choice("reference", "One query against grouped keys: one product per key head beats SDPA.")
-    return Choice("sdpa", "PyTorch's SDPA" + ("." if call.plain_mask else ", with the mask as a dense tensor."))
+    """The implementation for a call: what the table says, unless that cannot do it."""
+    kind = "decode" if call.T <= 8 and not call.training else "train" if call.training else "forward"
+    key = f"{call.device}/{str(call.dtype).removeprefix('torch.')}/{'plain' if call.plain_mask else 'masked'}/{kind}"
+    if kind == "decode" and not call.grouped:
+        key += "/ungrouped"
+    impl = next(impl for limit, impl in rules(key) if limit is None or call.T < limit)
+    obstacle = why_not(impl, call)
+    if obstacle is None:  # no T in the sentences: while tracing, to print a symbolic size is to fix it
+        return Choice(impl, f"{source()} for {key} at this T.")
+    impl = "reference" if call.T < 512 else "blocked" if call.device == "cpu" else "flex"
+    return Choice(impl, f"{obstacle}; of those that can, this one is best at this T.")
 
 
-IMPLEMENTATIONS = {"reference": reference, "sdpa": sdpa}
+IMPLEMENTATIONS = {
+    "reference": reference,
+    "sdpa": sdpa,
+    "blocked": blocked,
+    "online": online,
+    "flex": flex,
+    "decode": decode,
+    "triton": triton,
+}
 
 
 def _autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
