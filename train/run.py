@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs import UserError, dumps, read_toml, to_dict
+from data.files import whole_file
 from model.storage import checkpoint_folder, list_checkpoints
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 # Settings that change how a run is watched and executed, not what it computes: a continued run may change them.
-FREE = {"device", "threads", "log_every", "evaluate_every", "save_every", "keep"}
+FREE = {"run", "device", "threads", "log_every", "evaluate_every", "save_every", "keep"}
 
 
 @dataclass
@@ -122,12 +122,8 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file that appears complete or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -128,7 +128,7 @@ class Trainer:
         if wants_compile(config.compile, ranks):
             module = torch.compile(module, dynamic=False)
         if ranks.world > 1:
-            module = DistributedDataParallel(module, broadcast_buffers=False, gradient_as_bucket_view=True)
+            module = DistributedDataParallel(module, gradient_as_bucket_view=True)
         self.module = module
         self.stop_signal = 0
 
