@@ -71,8 +71,8 @@ class PieceTransform(Protocol):
 
 
 def row_generator(seed: int, position: int) -> np.random.Generator:
-    """The random numbers that belong to one place of the run."""
-    return np.random.Generator(np.random.Philox(key=[seed % 2**64, position]))
+    """The random numbers that belong to one place of the run (Philox is counter-based: any key is a good one)."""
+    return np.random.Generator(np.random.Philox(key=np.array([seed % 2**64, position], np.uint64)))
 
 
 @dataclass
