@@ -1,4 +1,4 @@
-"""Rows: every pair of the stream is used exactly once, documents are told apart, the same position is the same batch."""
+"""Rows: every pair of the stream is used once, documents are told apart, the same position is the same batch."""
 
 from collections import Counter
 
@@ -86,7 +86,7 @@ def test_packed_rows_use_every_pair_of_a_document_once(stream, context):
 
 @pytest.mark.parametrize("context", [7, 32, 5000])
 def test_packed_rows_keep_pieces_together(stream, context):
-    """Each document number of a row is one run of places 0, 1, 2, ... that is found in the stream as it stands there."""
+    """Each document number of a row is one run of places 0, 1, 2, ... that stands in the stream as it is."""
     rows = PackedRows(DocumentPieces(stream, context), context, PAD)
     batch, text = everything(rows), stream.read(0, stream.tokens).tolist()
     found = set()
@@ -103,7 +103,7 @@ def test_packed_rows_keep_pieces_together(stream, context):
 
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=20), st.integers(1, 15))
 def test_long_documents_are_cut_into_equal_pieces_and_a_rest(lengths, context):
-    """By the lengths of documents (in ids) alone: pieces cover each document's pairs in order, none longer than a row."""
+    """Pieces cover the pairs of each document in order; none is longer than a row."""
 
     class Lengths:
         starts = np.cumsum([0, *lengths])

@@ -50,7 +50,7 @@ def test_shares_are_those_of_bert(stream, small_tokenizer):
 
 
 def test_only_text_is_chosen_and_only_the_chosen_changes(stream, small_tokenizer):
-    """Markers and padding are neither hidden nor put in; targets are the originals; the rest of the batch is as it was."""
+    """Markers and padding are neither hidden nor put in; targets are the originals; the rest is as it was."""
     plain, masked = masked_batch(stream, small_tokenizer, epochs=3)
     is_text = torch.from_numpy(small_tokenizer.byte_lengths > 0)
     chosen = masked.weights > 0
@@ -146,7 +146,7 @@ def test_same_position_same_batch(stream, small_tokenizer):
 
 @pytest.mark.parametrize("wrong", [{"share": 0.0}, {"share": 1.0}, {"mask": -0.1}, {"mask": 0.8, "random": 0.3}])
 def test_shares_out_of_range_are_refused(wrong):
-    with pytest.raises(UserError, match="share must|mask \\+ random must"):
+    with pytest.raises(UserError, match=r"share must|mask \+ random must"):
         MaskingConfig(**wrong)
 
 

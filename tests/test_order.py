@@ -1,4 +1,4 @@
-"""The order: a bijection for every size, shared out among ranks without loss, the same for the same (seed, position)."""
+"""The order: a bijection for every size, shared out among ranks without loss, a function of (seed, position)."""
 
 import warnings
 

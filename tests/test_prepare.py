@@ -108,7 +108,7 @@ def test_other_ranks_wait_for_the_writer(config):
 
 def test_waiting_ends(config, monkeypatch):
     monkeypatch.setattr(prepare_module, "WAIT_SECONDS", 0.1)
-    with pytest.raises(UserError, match="waited .* which the first rank should have written"):
+    with pytest.raises(UserError, match=r"waited .* which the first rank should have written"):
         prepare(config, writes=False)
 
 
@@ -130,7 +130,7 @@ def test_of_two_machines_the_first_wins(config, monkeypatch):
 def test_damage_is_one_sentence(config, small_tokenizer):
     data = prepare(config)
     small_tokenizer.save(data.folder / "tokenizer.model")
-    with pytest.raises(UserError, match="tokenizer.model is not the tokenizer of these shards; delete"):
+    with pytest.raises(UserError, match=r"tokenizer.model is not the tokenizer of these shards; delete"):
         prepare(config)
     (data.folder / "manifest.json").unlink()
     with pytest.raises(UserError, match="no whole folder of token shards"):

@@ -157,7 +157,8 @@ class FullDisk(io.FileIO):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, small_tokenizer, monkeypatch):
+@pytest.mark.parametrize("buffer_size", [16, 1 << 20])
+def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, small_tokenizer, monkeypatch, buffer_size):
     """Whether it is met while writing or when the buffers are emptied at the end."""
     original = open
 
@@ -166,12 +167,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path, small_tokenize
             return io.BufferedWriter(FullDisk(path, mode), buffer_size)
         return original(path, mode, **options)
 
-    for buffer_size in (16, 1 << 20):
-        monkeypatch.setattr("builtins.open", full)
-        with pytest.raises(UserError, match="no space left to write .*out .*; free some, or choose a folder"):
-            write_shards(CORPUS, small_tokenizer, tmp_path / "out", SplitConfig(0.3))
-        monkeypatch.undo()
-        assert list(tmp_path.iterdir()) == []
+    monkeypatch.setattr("builtins.open", full)
+    with pytest.raises(UserError, match=r"no space left to write .*out .*; free some, or choose a folder"):
+        write_shards(CORPUS, small_tokenizer, tmp_path / "out", SplitConfig(0.3))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path, small_tokenizer):
@@ -191,7 +190,7 @@ def test_of_two_writers_the_first_wins(tmp_path, small_tokenizer):
         write_shards(CORPUS[::-1], small_tokenizer, folder, SplitConfig(0.3), replace=False)  # another machine
 
     write_shards(slower(), small_tokenizer, folder, SplitConfig(0.3), replace=False)
-    first = [i for i in CORPUS[::-1] if split_document(i, SplitConfig(0.3))[0][0] == "train"][0]
+    first = next(i for i in CORPUS[::-1] if split_document(i, SplitConfig(0.3))[0][0] == "train")
     stream = streams(folder)["train"]
     assert small_tokenizer.decode(stream.read(0, int(stream.starts[1]))) == first.text
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
