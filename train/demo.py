@@ -192,9 +192,11 @@ def main(argv: list[str]) -> None:
     ngram = ngram_facts(data)
     print(f"{ngram:.3f} bits per byte on held-out documents")
     stage("3. pretraining")
-    pretrain(pretrain_config, ranks)
+    if not pretrain(pretrain_config, ranks).finished:
+        return
     stage("4. instruction tuning")
-    fine_tune(sft_config, ranks)
+    if not fine_tune(sft_config, ranks).finished:
+        return
     stage("5. held-out questions")
     loaded = load_run(sft_config.run)
     _, held_out = read_instructions(sft_config.data, sft_config.seed)

@@ -33,7 +33,7 @@ from train.distributed import Ranks
 from train.evaluation import evaluate_language
 from train.objectives import language_modelling
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.run import RunFolder
+from train.run import RunFolder, TrainState
 from train.stage import run_stage, stage_parser
 from train.trainer import TrainConfig, Trainer
 
@@ -117,13 +117,13 @@ def instruction_text() -> ExtraText:
 def build_trainer(config: PretrainConfig, ranks: Ranks, fresh: bool = False) -> Trainer:
     """Everything a run needs, from its configuration."""
     run = RunFolder(config.run, ranks.is_main)
-    if ranks.is_main:
-        run.open(config, fresh)
-    ranks.barrier()
+    run.check(config, fresh)
     extra = instruction_text() if config.instruction_text else None
     data = prepare(config.data, extra, writes=ranks.local == 0, progress=ranks.is_main)
     if ranks.is_main:
         print(describe(data))
+    run.open(config, fresh)
+    ranks.barrier()
     torch.manual_seed(config.seed)
     model = LanguageModel(sized_model(config.model, data.tokenizer), config.head)
     held_out = build_rows(config, data, "validation")
@@ -145,9 +145,9 @@ def build_trainer(config: PretrainConfig, ranks: Ranks, fresh: bool = False) -> 
     )
 
 
-def pretrain(config: PretrainConfig, ranks: Ranks, fresh: bool = False) -> None:
-    """Train one model as `config` says."""
-    build_trainer(config, ranks, fresh).fit()
+def pretrain(config: PretrainConfig, ranks: Ranks, fresh: bool = False) -> TrainState:
+    """Train one model as `config` says; returns the state that was reached."""
+    return build_trainer(config, ranks, fresh).fit()
 
 
 def main(argv: list[str]) -> None:

@@ -61,28 +61,33 @@ class RunFolder:
         self.path, self.is_main = Path(path), is_main
         self._metrics = None
 
-    def open(self, config: Any, fresh: bool = False) -> None:
-        """Create the folder, or check that it holds a run of the same configuration.
-
-        fresh: delete what is there first. Raises UserError, naming the first differences, for another configuration.
+    def check(self, config: Any, fresh: bool = False) -> None:
+        """Raise UserError when the folder holds a run of another configuration (naming the first differences), or,
+        with `fresh`, something that is no run. Nothing is written. The main rank checks for all.
         """
+        if not self.is_main:
+            return
         stored = self.path / "config.toml"
-        if fresh and self.is_main and self.path.exists():
-            if not stored.exists() and any(self.path.iterdir()):
+        if fresh:
+            if self.path.exists() and not stored.exists() and any(self.path.iterdir()):
                 raise UserError(f"{self.path} is not a run folder, it is not deleted; choose another run=FOLDER")
-            shutil.rmtree(self.path)
-        if stored.exists() and not fresh:
+        elif stored.exists():
             before, now = flatten(read_toml(stored)), flatten(to_dict(config))
             changed = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
             changed = [key for key in changed if key.rpartition(".")[2] not in FREE]
             if changed:
                 named = ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed[:4])
                 raise UserError(
-                    f"{self.path} holds a run with other settings ({named}); add --fresh, or choose run=FOLDER"
+                    f"{self.path} holds a run with other settings ({named}); add --fresh to replace it, or give run=FOLDER"
                 )
+
+    def open(self, config: Any, fresh: bool = False) -> None:
+        """Create the folder and write `config.toml`; with `fresh`, what was there is deleted first."""
+        self.check(config, fresh)
         if self.is_main:
-            self.path.mkdir(parents=True, exist_ok=True)
-            write_text(stored, dumps(config))
+            if fresh:
+                shutil.rmtree(self.path, ignore_errors=True)
+            write_text(self.path / "config.toml", dumps(config))
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record to `metrics.jsonl`."""

@@ -27,7 +27,7 @@ from train.distributed import Ranks
 from train.evaluation import evaluate_language
 from train.objectives import language_modelling
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.run import RunFolder
+from train.run import RunFolder, TrainState
 from train.stage import stage_main
 from train.trainer import TrainConfig, Trainer
 
@@ -125,12 +125,11 @@ def build_trainer(config: SftConfig, ranks: Ranks, fresh: bool = False) -> Train
     if ranks.is_main:
         print(f"{fitting}; packed into {len(rows)} rows of {context} tokens, {rows.fill:.0%} full")
     run = RunFolder(config.run, ranks.is_main)
-    if ranks.is_main:
-        run.open(config, fresh)
+    run.open(config, fresh)
     ranks.barrier()
-    schedule = config.train
+    training = config.train
     if config.epochs:
-        schedule = replace(schedule, steps=max(1, math.ceil(config.epochs * len(rows) / schedule.batch_size)))
+        training = replace(training, steps=max(1, math.ceil(config.epochs * len(rows) / training.batch_size)))
 
     def evaluate() -> dict[str, float]:
         figures = evaluate_language(model, held_rows, tokenizer, ranks, max(1, 4096 // context))
@@ -139,7 +138,7 @@ def build_trainer(config: SftConfig, ranks: Ranks, fresh: bool = False) -> Train
         return figures
 
     return Trainer(
-        config=schedule,
+        config=training,
         optimizer=config.optimizer,
         schedule=config.schedule,
         model=model,
@@ -153,9 +152,9 @@ def build_trainer(config: SftConfig, ranks: Ranks, fresh: bool = False) -> Train
     )
 
 
-def fine_tune(config: SftConfig, ranks: Ranks, fresh: bool = False) -> None:
-    """Tune one model as `config` says."""
-    build_trainer(config, ranks, fresh).fit()
+def fine_tune(config: SftConfig, ranks: Ranks, fresh: bool = False) -> TrainState:
+    """Tune one model as `config` says; returns the state that was reached."""
+    return build_trainer(config, ranks, fresh).fit()
 
 
 def main(argv: list[str]) -> None:
