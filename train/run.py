@@ -78,7 +78,8 @@ class RunFolder:
             if changed:
                 named = ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in changed[:4])
                 raise UserError(
-                    f"{self.path} holds a run with other settings ({named}); add --fresh to replace it, or give run=FOLDER"
+                    f"{self.path} holds a run with other settings ({named}); "
+                    "add --fresh to replace it, or choose run=FOLDER"
                 )
 
     def open(self, config: Any, fresh: bool = False) -> None:
