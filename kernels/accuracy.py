@@ -63,30 +63,40 @@ def results(
     return found
 
 
+class Budget:
+    """The truth and the plain formula's error for one set of inputs, against which several kernels are held."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, dtype: torch.dtype, **options):
+        tensors = {name: options[name].to(dtype) for name in ("bias", "sinks") if isinstance(options.get(name), Tensor)}
+        self.inputs, self.mask, self.dtype = [x.to(dtype) for x in (q, k, v)], mask, dtype
+        self.options = options | tensors
+        self.exact = results(reference, *self.inputs, mask, torch.float64, **self.options)
+        self.plain = results(reference, *self.inputs, mask, dtype, **self.options)
+        pairs = q.shape[0] * q.shape[1] * q.shape[2]
+        self.summed = {"dsinks": pairs, "dbias": pairs * k.shape[2]}  # terms of results that were broadcast
+
+    def ratios(self, function: Callable) -> dict[str, float]:
+        """For each result the error of `function` over that of the plain formula; 2 is the budget.
+
+        inf where one is NaN or infinite and the truth is not.
+        """
+        ours = results(function, *self.inputs, self.mask, self.dtype, **self.options)
+        return {name: self._ratio(name, ours[name]) for name in self.exact if name in ours}
+
+    def _ratio(self, name: str, ours: Tensor) -> float:
+        exact, plain = self.exact[name], self.plain[name]
+        finite = exact.isfinite()
+        if not torch.equal(ours[~finite], exact[~finite]) or not ours[finite].isfinite().all():
+            return float("inf")
+        largest = lambda x: x[finite].abs().max().item() if finite.any() else 0.0
+        terms = self.summed.get(name, exact.numel()) / max(1, exact.numel())
+        band = ROUNDINGS * terms**0.5 * torch.finfo(self.dtype).eps * largest(exact)
+        error, usual = largest(ours - exact), largest(plain - exact)
+        return error / (usual + band / 2) if error else 0.0
+
+
 def error_ratios(
     function: Callable, q: Tensor, k: Tensor, v: Tensor, mask: Mask, dtype: torch.dtype, **options
 ) -> dict[str, float]:
-    """For each result the error of `function` over that of the plain formula, in `dtype`; 2 is the budget.
-
-    inf where one is NaN or infinite and the truth is not.
-    """
-    q, k, v = (x.to(dtype) for x in (q, k, v))
-    options |= {name: options[name].to(dtype) for name in ("bias", "sinks") if isinstance(options.get(name), Tensor)}
-    exact = results(reference, q, k, v, mask, torch.float64, **options)
-    plain = results(reference, q, k, v, mask, dtype, **options)
-    ours = results(function, q, k, v, mask, dtype, **options)
-    pairs = q.shape[0] * q.shape[1] * q.shape[2]
-    terms = {"dsinks": pairs, "dbias": pairs * k.shape[2]}  # summed over the axes along which they are broadcast
-    count = {name: terms.get(name, exact[name].numel()) / max(1, exact[name].numel()) for name in exact}
-    return {name: _ratio(ours[name], plain[name], exact[name], dtype, count[name]) for name in exact}
-
-
-def _ratio(ours: Tensor, plain: Tensor, exact: Tensor, dtype: torch.dtype, terms: float) -> float:
-    finite = exact.isfinite()
-    if not torch.equal(ours[~finite], exact[~finite]) or not ours[finite].isfinite().all():
-        return float("inf")
-    largest = lambda x: x[finite].abs().max().item() if finite.any() else 0.0
-    band = ROUNDINGS * terms**0.5 * torch.finfo(dtype).eps * largest(exact)
-    error = largest((ours - exact).masked_fill(~finite, 0.0))
-    usual = largest((plain - exact).masked_fill(~finite, 0.0))
-    return error / (usual + band / 2) if error else 0.0
+    """`Budget(...).ratios(function)`."""
+    return Budget(q, k, v, mask, dtype, **options).ratios(function)

@@ -123,7 +123,7 @@ def why_not(impl: str, call: Call) -> str | None:
     if impl == "blocked" and call.device != "cpu":
         return "blocked is written for CPUs"
     if impl == "triton":
-        return triton_obstacle(call.device, call.dtype)
+        return triton_obstacle(call.device, call.dtype, call.bias)
     if impl == "flex" and call.device == "cpu" and call.training:
         return "FlexAttention has no backward pass on a CPU"
     if impl == "flex" and call.device == "cpu" and (call.lse or call.sinks):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kernels.bias import ALiBi, Bias, dense_bias
 from kernels.lse import absorb_sinks
-from kernels.masks import CAUSAL, FULL, PARTIAL, Full, Mask, Spans, positions
+from kernels.masks import CAUSAL, FULL, PARTIAL, Full, Mask, Spans, block_lists, positions
 
 BLOCK = 128
 
@@ -72,14 +72,8 @@ def block_mask_of(mask: Mask, T: int, S: int, device: torch.device):
 
     spans = mask.spans(T, S, device)
     kinds = spans.blocks(S, BLOCK, BLOCK)[:, None]  # (B or 1, 1, nq, nk)
-    partial, full = _listed(kinds == PARTIAL), _listed(kinds == FULL)
+    partial, full = block_lists(kinds == PARTIAL), block_lists(kinds == FULL)
     return BlockMask.from_kv_blocks(*partial, *full, BLOCK_SIZE=BLOCK, mask_mod=_mask_mod(spans), seq_lengths=(T, S))
-
-
-def _listed(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """How many key blocks are chosen for each query block, and their numbers first in the list. int32."""
-    order = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
-    return chosen.sum(-1).to(torch.int32), order.to(torch.int32).contiguous()
 
 
 def _mask_mod(spans: Spans) -> Callable:

@@ -93,6 +93,13 @@ class Spans:
         return some.to(torch.int8) + (some & every).to(torch.int8)
 
 
+def block_lists(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """(..., n) bool of blocks as lists: how many are chosen, (...), and their numbers first in the list, (..., n).
+    int32, contiguous: the form in which FlexAttention and the Triton kernels take a block map."""
+    order = chosen.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
+    return chosen.sum(-1).to(torch.int32), order.to(torch.int32).contiguous()
+
+
 def _pair_ids(one: Spans, two: Spans) -> tuple[Tensor | None, Tensor | None]:
     """Document numbers that agree exactly when both pairs of numbers agree."""
     if one.query_ids is None or two.query_ids is None:
