@@ -1,4 +1,4 @@
-"""What the benchmark must know about the machine: its ceilings, who else is using it, and how much memory a call holds."""
+"""What the benchmark must know of the machine: its ceilings, who else uses it, and how much memory a call holds."""
 
 from __future__ import annotations
 
