@@ -42,7 +42,7 @@ from train.run import STATE, TrainState, read_metrics
 from train.sft import SftConfig, fine_tune, questions_of, read_instructions
 
 NGRAM_ORDER = 5
-CONTINUED = ("function json.dumps(obj)\n\n", "class ", "Return the ")
+CONTINUED = ("function json.dumps(obj)\n\n", "Return a list of", "The built-in exception")
 
 
 def stage(title: str) -> None:
