@@ -45,7 +45,7 @@ from tqdm import tqdm
 from configs import UserError, run_main
 from kernels import IMPLEMENTATIONS, attention, explain
 from kernels.accuracy import Budget
-from kernels.bench_machine import busy_seconds, describe_machine, foreign_share, gemm_peak, peak_bytes
+from kernels.bench_machine import FOREIGN_LIMIT, busy_seconds, describe_machine, foreign_share, gemm_peak, peak_bytes
 from kernels.bench_report import plot, print_table, rules_from
 from kernels.cases import (
     NAMES,
@@ -65,7 +65,6 @@ BASELINES = ("sdpa-chunked", "sdpa-documents", "sdpa-flash", "sdpa-cudnn")
 IMPLS = ("auto", *IMPLEMENTATIONS, *BASELINES)
 DEFAULT_IMPLS = {"cpu": "auto,sdpa,blocked,reference,flex,decode,sdpa-chunked,sdpa-documents"}
 DEFAULT_IMPLS["cuda"] = "auto,sdpa-flash,sdpa-cudnn,sdpa,flex,triton,decode,sdpa-chunked,sdpa-documents"
-FOREIGN_LIMIT = 0.08
 SAMPLE_SECONDS = 0.06  # a sample repeats the call until it lasts this long: the kernel counts time in ticks of 0.01
 
 

@@ -15,6 +15,8 @@ import torch
 
 from kernels.table import machine
 
+FOREIGN_LIMIT = 0.08  # share of the processors that others may use during a sample
+
 
 def describe_machine(device: str, peaks: dict[str, float]) -> dict:
     """Where and with what the numbers were made. Peaks in GFLOP/s, copying in GB/s (read plus written)."""

@@ -10,6 +10,8 @@ from model import LanguageModel, ModelConfig
 from model.storage import decode_tensors, encode_tensors
 from train.optim import Optimizer, OptimizerConfig, ScheduleConfig, parameter_groups
 
+HEALTHY = torch.tensor(True)
+
 
 def small_model(**changes) -> LanguageModel:
     torch.manual_seed(0)
@@ -62,7 +64,7 @@ def test_adamw_is_torchs_adamw_with_decay_on_matrices_only():
     reference = torch.optim.AdamW(groups, lr=0.01, betas=(0.9, 0.95), eps=1e-8)
     for seed in range(3):
         with_gradients(ours, seed), with_gradients(theirs, seed)
-        optimizer.step(), reference.step()
+        optimizer.step(HEALTHY), reference.step()
     for (name, one), other in zip(ours.named_parameters(), theirs.parameters()):
         torch.testing.assert_close(one, other, msg=name)
 
@@ -70,8 +72,8 @@ def test_adamw_is_torchs_adamw_with_decay_on_matrices_only():
 def test_muon_updates_hidden_matrices_orthogonally_and_the_rest_by_adamw():
     model, plain = with_gradients(small_model(init="gpt2"), 1), with_gradients(small_model(init="gpt2"), 1)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    Optimizer(model, OptimizerConfig("muon", lr=0.01, weight_decay=0.0)).step()
-    Optimizer(plain, OptimizerConfig("adamw", lr=0.01, weight_decay=0.0)).step()
+    Optimizer(model, OptimizerConfig("muon", lr=0.01, weight_decay=0.0)).step(HEALTHY)
+    Optimizer(plain, OptimizerConfig("adamw", lr=0.01, weight_decay=0.0)).step(HEALTHY)
     after = dict(model.named_parameters())
     name = "trunk.blocks.1.attention.key.weight"
     change = (after[name] - before[name]).detach()
@@ -89,14 +91,14 @@ def test_state_survives_a_file_and_gives_the_same_next_step(kind):
     first = Optimizer(one, config)
     for seed in range(3):
         with_gradients(one, seed)
-        first.step()
+        first.step(HEALTHY)
     other.load_state_dict(one.state_dict())
     second = Optimizer(other, config)
     second.load_state_tensors(decode_tensors(encode_tensors(first.state_tensors())))
     for model, optimizer in ((one, first), (other, second)):
         with_gradients(model, 9)
         optimizer.set_lr(0.5)
-        optimizer.step()
+        optimizer.step(HEALTHY)
     for (name, a), b in zip(one.named_parameters(), other.parameters()):
         assert torch.equal(a, b), name
 
@@ -120,3 +122,31 @@ def test_all_problems_of_a_configuration_are_reported():
     with pytest.raises(ConfigError) as error:
         ScheduleConfig(warmup=-1, floor=2, decay=0)
     assert len(error.value.problems) == 3
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_an_unhealthy_step_changes_nothing(kind):
+    model = with_gradients(small_model(), 1)
+    optimizer = Optimizer(model, OptimizerConfig(kind, lr=0.01))
+    optimizer.step(HEALTHY)
+    weights = [p.detach().clone() for p in model.parameters()]
+    state = {name: value.clone() for name, value in optimizer.state_tensors().items()}
+    with_gradients(model, 2)
+    optimizer.step(~HEALTHY)
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters()))
+    assert all(torch.equal(value, optimizer.state_tensors()[name]) for name, value in state.items())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_an_unhealthy_step_changes_nothing_on_a_gpu(kind):
+    """There the host does not read the verdict; the first step, which makes the state, is refused too."""
+    model = with_gradients(small_model().cuda(), 1)
+    optimizer, no = Optimizer(model, OptimizerConfig(kind, lr=0.01)), torch.tensor(False, device="cuda")
+    weights = [p.detach().clone() for p in model.parameters()]
+    optimizer.step(no)
+    with_gradients(model, 2)
+    model.trunk.embedding.weight.grad[0, 0] = torch.nan
+    optimizer.step(no)
+    assert all(torch.equal(a, b) for a, b in zip(weights, model.parameters()))
+    assert all(float(v.abs().max()) == 0 for v in optimizer.state_tensors().values())

@@ -70,6 +70,7 @@ def test_resumed_tuning_is_bit_identical(pretrained, chats, tmp_path):
     while broken.state.step < 20:
         broken.step()
     broken.save()
+    broken.saver.finish()
     continued = sft_trainer(pretrained, chats, tmp_path / "broken")
     assert continued.state.step == 20
     continued.fit()

@@ -18,7 +18,7 @@ from train.distributed import Ranks
 from train.objectives import LossTerms, language_modelling
 from train.pretrain import PretrainConfig, build_trainer
 from train.run import RunFolder, TrainState, read_metrics
-from train.trainer import MAX_SKIPPED, TrainConfig, compute_dtype, wants_compile
+from train.trainer import TrainConfig, compute_dtype, wants_compile
 
 CONFIG = "configs/demo/pretrain.toml"
 
@@ -79,7 +79,7 @@ def test_gradient_is_that_of_the_global_mean_in_float64(tmp_path):
         terms = trainer.module(micro)
         terms.total.backward()
         total_weight += float(terms.weight)
-    trainer._normalise_and_clip(total_weight)
+    trainer._normalise_and_clip(torch.tensor(total_weight, dtype=torch.float64))
     norm = torch.stack([g.norm() for g in expected.values()]).norm()
     factor = min(1.0, trainer.clip / (float(norm) + 1e-6))
     for name, parameter in model.named_parameters():
@@ -94,6 +94,7 @@ def test_a_resumed_run_is_bit_identical(tmp_path, extra):
         broken.run.log({"kind": "train", "step": broken.state.step + 1, **broken.step()})
         if broken.state.step % 2 == 0:
             broken.save()
+    broken.saver.finish()
     continued = trainer_of(tmp_path / "broken", *extra)
     assert continued.state.step == 4
     continued.fit()
@@ -144,9 +145,9 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_count(tmp_path):
 
 
 def test_many_bad_steps_end_the_run_with_a_sentence(tmp_path):
-    trainer = trainer_of(tmp_path, f"train.steps={MAX_SKIPPED + 5}")
+    trainer = trainer_of(tmp_path, "train.steps=15")
     poison(trainer, lambda total: total * torch.inf)
-    with pytest.raises(UserError, match="not finite in 10 steps in a row"):
+    with pytest.raises(UserError, match="10 steps in a row"):
         trainer.fit()
 
 
@@ -179,15 +180,14 @@ def poison(trainer, change):
 
 def test_sigterm_saves_and_the_same_command_continues(tmp_path):
     trainer = trainer_of(tmp_path, "train.save_every=0", "train.evaluate_every=0")
-    step = trainer.step
+    launch = trainer.launch
 
-    def step_and_signal():
-        record = step()
+    def launch_and_signal():
+        launch()
         if trainer.state.step == 3:
             signal.raise_signal(signal.SIGTERM)
-        return record
 
-    trainer.step = step_and_signal
+    trainer.launch = launch_and_signal
     state = trainer.fit()
     assert state.step == 3 and not state.finished
     assert [folder.name for folder in list_checkpoints(tmp_path / "run")] == ["step-00000003"]

@@ -145,9 +145,33 @@ class Optimizer:
             for group, peak in zip(part.param_groups, peaks):
                 group["lr"] = peak * factor
 
-    def step(self) -> None:
+    def step(self, healthy: Tensor) -> None:
+        """Update where `healthy` (bool scalar on the device) is true; else nothing changes, no counter either.
+
+        On a CPU its value is simply read. On a GPU it is not, so that the host does not wait: AdamW's kernel takes it
+        as "an infinity was found", and what Muon changed is put back.
+        """
+        if healthy.device.type == "cpu":
+            if healthy:
+                for part in self.parts:
+                    part.step()
+            return
         for part in self.parts:
+            if isinstance(part, torch.optim.AdamW):
+                part.grad_scale, part.found_inf = None, (~healthy).float()
+                part.step()
+                continue
+            tensors = [p for group in part.param_groups for p in group["params"]]
+            before = {tensor: tensor.detach().clone() for tensor in self._touched(part, tensors)}
             part.step()
+            for tensor in self._touched(part, tensors):
+                kept = before.get(tensor)
+                tensor.data.copy_(torch.where(healthy, tensor, torch.zeros_like(tensor) if kept is None else kept))
+
+    @staticmethod
+    def _touched(part: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> list[Tensor]:
+        states = [v for p in parameters for v in part.state.get(p, {}).values() if isinstance(v, Tensor)]
+        return [*parameters, *states]
 
     def zero_grad(self) -> None:
         for parameter in self.parameters.values():

@@ -12,18 +12,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from configs import UserError, dumps, read_toml, to_dict
 from data.files import whole_file
-from model.storage import checkpoint_folder, list_checkpoints
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 # Settings that change how a run is watched and executed, not what it computes: a continued run may change them.
-FREE = {"run", "device", "threads", "log_every", "evaluate_every", "save_every", "keep"}
+FREE = {"run", "device", "threads", "log_every", "evaluate_every", "save_every", "keep", "stall_seconds", "faults"}
 
 
 @dataclass
@@ -41,6 +41,9 @@ class TrainState:
     skipped_in_a_row: int = 0
     world: int = 1
     finished: bool = False
+    best_loss: float = math.inf
+    best_step: int = 0
+    guard: list[list[float]] = field(default_factory=list)
 
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), indent=1).encode()
@@ -104,15 +107,6 @@ class RunFolder:
         if self.is_main and path.exists():
             kept = [json.dumps(record) + "\n" for record in read_metrics(self.path) if record["step"] <= step]
             write_text(path, "".join(kept))
-
-    def prune(self, keep: int) -> None:
-        """Delete all but the newest `keep` checkpoints (0 keeps all)."""
-        if self.is_main and keep:
-            for folder in list_checkpoints(self.path)[:-keep]:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def checkpoint(self, step: int) -> Path:
-        return checkpoint_folder(self.path, step)
 
 
 def read_metrics(run: str | Path) -> list[dict[str, Any]]:

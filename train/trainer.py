@@ -24,25 +24,39 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from configs import UserError, check
-from data.batches import Rows
+from data.batches import Batch, Rows
 from data.order import key, rank_positions, samples_at
 from model.load import WEIGHTS, load_weights
-from model.storage import decode_tensors, encode_tensors, newest_intact, write_folder
+from model.storage import decode_tensors, encode_tensors, newest_intact
+from train.checkpoint import Saver
 from train.distributed import Ranks
+from train.faults import Faults
+from train.faults import problems as fault_problems
+from train.guard import Guard, GuardConfig
 from train.objectives import Objective, ObjectiveModule
 from train.optim import Optimizer, OptimizerConfig, ScheduleConfig
 from train.run import OPTIMIZER, STATE, RunFolder, TrainState
+from train.watchdog import Watchdog
 
-MAX_SKIPPED = 10  # bad steps in a row that end the run
+
+class Pending(NamedTuple):
+    """An update whose figures (loss, norm, weight, stop, healthy: float64 (5,)) are still on the device."""
+
+    step: int
+    samples: np.ndarray
+    lr: float
+    tokens: int
+    figures: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,10 @@ class TrainConfig:
     compile          "on", "off", or "auto": where a compiler is found
     device, threads  see `train.distributed.setup`
     log_every, evaluate_every, save_every   in steps; 0: only at the end
-    keep             checkpoints that are kept; 0: all
+    keep             checkpoints that are kept, besides the one with the best held-out loss; 0: all
+    stall_seconds    a rank without progress for so long ends the job, see `train.watchdog`; 0: never
+    guard            which steps are refused, see `train.guard`
+    faults           for tests, see `train.faults`
     """
 
     steps: int = 100
@@ -71,6 +88,9 @@ class TrainConfig:
     evaluate_every: int = 0
     save_every: int = 0
     keep: int = 2
+    stall_seconds: float = 1800.0
+    guard: GuardConfig = field(default_factory=GuardConfig)
+    faults: tuple[str, ...] = ()
 
     def __post_init__(self):
         problems = [
@@ -78,10 +98,10 @@ class TrainConfig:
         ]
         problems += [
             f"{name} must not be negative, got {getattr(self, name)}"
-            for name in ("micro_batch", "threads", "log_every", "evaluate_every", "save_every", "keep")
+            for name in ("micro_batch", "threads", "log_every", "evaluate_every", "save_every", "keep", "stall_seconds")
             if getattr(self, name) < 0
         ]
-        check(problems)
+        check(problems + fault_problems(self.faults))
 
     def rows_per_rank(self, world: int) -> int:
         """Raises UserError when the batch cannot be split evenly."""
@@ -123,6 +143,11 @@ class Trainer:
         model.trunk.compute_dtype = compute_dtype(config.precision, ranks.device)
         self.optimizer = Optimizer(model, optimizer)
         self.state = TrainState(world=ranks.world)
+        self.guard = Guard(config.guard, ranks.device)
+        self.faults = Faults(config.faults, ranks.rank)
+        self.watchdog = Watchdog(ranks.rank, ranks.world, config.stall_seconds)
+        self.saver = Saver(run.path, config.keep, self.faults)
+        self.pending: list[Pending] = []
         self.resume()
         module: nn.Module = ObjectiveModule(model, objective)
         if wants_compile(config.compile, ranks):
@@ -131,6 +156,7 @@ class Trainer:
             module = DistributedDataParallel(module, gradient_as_bucket_view=True)
         self.module = module
         self.stop_signal = 0
+        self.read_at = time.perf_counter()
 
     # Resume and save --------------------------------------------------------------------------------------------------
 
@@ -142,6 +168,7 @@ class Trainer:
             return
         folder, files = found
         self.state = TrainState.from_json(files[STATE])
+        self.guard.load_list(self.state.guard)
         load_weights(self.model, decode_tensors(files[WEIGHTS], str(folder)), str(folder))
         self.optimizer.load_state_tensors(decode_tensors(files[OPTIMIZER], str(folder)))
         self.run.forget_after(self.state.step)
@@ -150,36 +177,39 @@ class Trainer:
             print(f"{self.run.path}: {done} (checkpoint {folder.name})")
 
     def save(self) -> None:
-        """Write a checkpoint of this moment and delete old ones."""
+        """Copy this moment and have it written beside the training; old checkpoints are deleted after that."""
+        self.state.guard = self.guard.to_list()
         if self.ranks.is_main:
             files = self.files()
             files[OPTIMIZER] = encode_tensors(self.optimizer.state_tensors())
             files[STATE] = self.state.to_json()
-            write_folder(self.run.checkpoint(self.state.step), files)
-            self.run.prune(self.config.keep)
-        self.ranks.barrier()
+            self.saver.save(self.state.step, files, self.state.best_step)
 
     # The loop ---------------------------------------------------------------------------------------------------------
 
     def fit(self) -> TrainState:
-        """Train to the last step, or until SIGTERM or SIGINT, which save first. Returns the state reached."""
+        """Train to the last step, or until SIGTERM or SIGINT, which save first. Returns the state reached.
+
+        Raises UserError when the last checkpoint cannot be written or the guard has lost its patience.
+        """
         config, state = self.config, self.state
         if state.finished:
             return state
-        with self._signals(), self._bar() as bar:
+        with self._signals(), self.watchdog, self._bar() as bar:
             while state.step < config.steps and not self.stop_signal:
-                started = time.perf_counter()
-                record = self.step()
-                state.seconds += time.perf_counter() - started
-                bar.update()
-                bar.set_postfix(loss=f"{record['loss']:.3f}", tokens=f"{record['tokens_per_second']:,.0f}/s")
-                if self._due(config.log_every):
-                    self.run.log({"kind": "train", "step": state.step, **record})
+                self.launch()
+                if self.reads_now():
+                    record = self.read()
+                    bar.update(state.step - bar.n)
+                    bar.set_postfix(loss=f"{record['loss']:.3f}", tokens=f"{record['tokens_per_second']:,.0f}/s")
+                    if self._due(config.log_every):
+                        self.run.log({"kind": "train", "step": state.step, **record})
                 state.finished = state.step == config.steps
-                if self._due(config.evaluate_every):
-                    self.run.log({"kind": "evaluation", "step": state.step, **self.evaluate()})
-                if self.stop_signal or self._due(config.save_every):
+                improved = self._due(config.evaluate_every) and self._evaluate()
+                if self.stop_signal or improved or self._due(config.save_every):
                     self.save()
+        self.saver.finish()
+        self.ranks.barrier()
         if self.stop_signal and self.ranks.is_main:
             name = signal.Signals(self.stop_signal).name
             print(f"{name}: saved step {state.step} in {self.run.path}; the same command continues", file=sys.stderr)
@@ -189,59 +219,113 @@ class Trainer:
         step = self.state.step
         return step == self.config.steps or bool(every and step % every == 0)
 
+    def _evaluate(self) -> bool:
+        """Log the held-out figures; whether their loss is the best so far."""
+        figures = self.evaluate()
+        self.run.log({"kind": "evaluation", "step": self.state.step, **figures})
+        improved = figures.get("loss", math.inf) < self.state.best_loss
+        if improved:
+            self.state.best_loss, self.state.best_step = figures["loss"], self.state.step
+        return improved
+
+    # One step ---------------------------------------------------------------------------------------------------------
+
     def step(self) -> dict[str, float]:
-        """One update. Returns its figures."""
+        """One update and its figures."""
+        self.launch()
+        return self.read()
+
+    def launch(self) -> None:
+        """One update. On a GPU the host does not wait for it; `read` fetches the figures of all updates since."""
         config, state, ranks = self.config, self.state, self.ranks
-        started = time.perf_counter()
+        if not self.pending:
+            self.read_at = time.perf_counter()
+        number = state.step + 1
+        self.watchdog.begin(number)
+        self.faults.before_step(number)
         positions = rank_positions(state.samples_seen, config.batch_size, ranks.rank, ranks.world)
         samples = samples_at(positions, len(self.rows), self.seed)
         batch = self.rows.batch(samples, positions).to(ranks.device)
+        self.watchdog.mark()
         torch.manual_seed(int(key(self.seed, state.step, ranks.rank) >> 1))  # dropout
         self.module.train()
         self.optimizer.zero_grad()
-        sums = torch.zeros(3, dtype=torch.float64, device=ranks.device)
-        micro_batches = batch.split(self.micro_batch)
-        for number, micro in enumerate(micro_batches):
-            with self._sync_if(number == len(micro_batches) - 1):
-                terms = self.module(micro)
-                terms.total.backward()
-            sums[0] += terms.total.detach()
-            sums[1] += terms.weight
-        sums[2] = self.stop_signal
-        total, weight, stop = ranks.sum(sums).tolist()
-        self.stop_signal = self.stop_signal or int(stop > 0 and signal.SIGTERM)
-        loss = total / max(weight, 1e-12)
+        sums = self._accumulate(batch.split(self.micro_batch), number)
+        total, weight, stop = ranks.sum(sums)
+        loss = total / weight.clamp(min=1e-12)
+        self.faults.on_gradients(self.optimizer.parameters, number)
         norm = self._normalise_and_clip(weight)
+        healthy = self.guard.judge(loss, norm) & (weight > 0)
         lr = self.schedule.factor(state.step, config.steps)
-        self._update(math.isfinite(loss) and math.isfinite(norm) and weight > 0, lr, samples)
+        self.optimizer.set_lr(lr)
+        self.optimizer.step(healthy)
+        figures = torch.stack([loss, norm.double(), weight, stop, healthy.double()])
+        self.pending.append(Pending(number, samples, lr, batch.tokens.numel() * ranks.world, figures))
         state.step += 1
         state.samples_seen += config.batch_size
-        state.targets_seen += round(weight)
-        rate = batch.tokens.numel() * ranks.world / (time.perf_counter() - started)
-        return {"loss": loss, "lr_factor": lr, "gradient_norm": norm, "tokens_per_second": rate}
 
-    def _normalise_and_clip(self, weight: float) -> float:
+    def _accumulate(self, micro_batches: list[Batch], number: int) -> Tensor:
+        """Forward and backward of every micro-batch; (total, weight, stop signal) of this rank, float64 (3,)."""
+        sums = torch.zeros(3, dtype=torch.float64, device=self.ranks.device)
+        for index, micro in enumerate(micro_batches):
+            with self._sync_if(index == len(micro_batches) - 1):
+                terms = self.module(micro)
+                self.watchdog.mark()
+                total = self.faults.on_loss(terms.total, number)
+                total.backward()
+            self.watchdog.mark()
+            sums[0] += total.detach()
+            sums[1] += terms.weight
+        sums[2] = self.stop_signal
+        return sums
+
+    def _normalise_and_clip(self, weight: Tensor) -> Tensor:
         """Turn summed gradients into those of the global mean and clip them; returns the norm before clipping."""
         gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
-        torch._foreach_mul_(gradients, self.ranks.world / max(weight, 1e-12))  # DDP has divided by the world
+        factor = self.ranks.world / weight.clamp(min=1e-12)  # DDP has divided by the world
+        torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
         norm = torch.nn.utils.get_total_norm(gradients)
         torch.nn.utils.clip_grads_with_norm_(self.optimizer.parameters.values(), self.clip, norm)
-        return float(norm)
+        return norm
 
-    def _update(self, healthy: bool, lr_factor: float, samples) -> None:
-        state = self.state
-        if healthy:
-            self.optimizer.set_lr(lr_factor)
-            self.optimizer.step()
-            state.skipped_in_a_row = 0
-            return
-        state.skipped += 1
-        state.skipped_in_a_row += 1
-        self.run.log({"kind": "skipped", "step": state.step + 1, "samples": samples.tolist()})
-        if state.skipped_in_a_row >= MAX_SKIPPED:
+    def reads_now(self) -> bool:
+        """Whether to fetch figures after this step: on a CPU always, on a GPU where something is due."""
+        config = self.config
+        return self.ranks.device.type == "cpu" or any(
+            self._due(every) for every in (config.log_every or 50, config.evaluate_every, config.save_every)
+        )
+
+    def read(self) -> dict[str, float]:
+        """Count and judge the updates since the last reading; the figures of the newest.
+
+        Raises UserError when the guard has refused `patience` steps in a row.
+        """
+        state, now = self.state, time.perf_counter()
+        rows = torch.stack([pending.figures for pending in self.pending]).tolist()
+        for pending, (loss, norm, weight, stop, healthy) in zip(self.pending, rows):
+            self.stop_signal = self.stop_signal or int(stop > 0 and signal.SIGTERM)
+            state.targets_seen += round(weight)
+            state.skipped_in_a_row = 0 if healthy else state.skipped_in_a_row + 1
+            if not healthy:
+                state.skipped += 1
+                figures = {"loss": loss, "gradient_norm": norm, "samples": pending.samples.tolist()}
+                self.run.log({"kind": "skipped", "step": pending.step, **figures})
+                self._check_patience(pending.step)
+        elapsed, self.read_at = now - self.read_at, now
+        state.seconds += elapsed
+        tokens = sum(pending.tokens for pending in self.pending)
+        record = {"loss": loss, "lr_factor": self.pending[-1].lr, "gradient_norm": norm}
+        self.pending.clear()
+        return {**record, "tokens_per_second": tokens / elapsed}
+
+    def _check_patience(self, step: int) -> None:
+        patience = self.config.guard.patience
+        if self.state.skipped_in_a_row >= patience:
+            self.saver.finish()
             raise UserError(
-                f"the loss or gradient was not finite in {MAX_SKIPPED} steps in a row; lower optimizer.lr, or look "
-                f"at the samples named in {self.run.path}/metrics.jsonl"
+                f"{patience} steps in a row up to step {step} had a loss or gradient that is not finite, or a spike; "
+                "the weights are those of before. Lower optimizer.lr, or look at the samples named in "
+                f"{self.run.path}/metrics.jsonl"
             )
 
     def _sync_if(self, last: bool):

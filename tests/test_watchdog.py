@@ -1,0 +1,46 @@
+"""The watchdog names the rank that is behind; two ranks with one that hangs end within the stated time."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+
+import pytest
+
+from tests.test_distributed import PRETRAIN, ROOT, torchrun
+from tests.tiny import tiny_overrides
+from train.watchdog import Watchdog
+
+
+def test_the_verdict_names_who_is_behind():
+    watchdog = Watchdog(0, 3, 5)
+    assert watchdog.verdict([(7, 2), (7, 0), (7, 2)]) == (
+        "error: no progress for 5 s: rank 1 in step 7 (the others wait for it in step 7); rank 0 ends the job"
+    )
+    assert "rank 2 in step 6" in watchdog.verdict([(7, 0), (7, 0), (6, 3)])
+    assert "rank 0 in step 4, rank 1 in step 4" in Watchdog(1, 2, 5).verdict([(4, 1), (4, 1)])
+
+
+def test_progress_keeps_it_quiet():
+    with Watchdog(0, 1, 0.3) as watchdog:
+        for step in range(5):
+            time.sleep(0.15)
+            watchdog.begin(step)
+            watchdog.mark()
+    assert watchdog.place == (4, 1)
+
+
+@pytest.mark.parametrize("fault", ["hang:rank1:step3"])
+def test_a_rank_that_hangs_ends_the_job_and_is_named(tmp_path, fault):
+    overrides = [*tiny_overrides(tmp_path), "train.evaluate_every=0", "train.stall_seconds=4"]
+    started = time.monotonic()
+    done = subprocess.run(
+        torchrun(*PRETRAIN, *overrides, f"train.faults=['{fault}']"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode != 0
+    assert "no progress for 4 s: rank 1 in step 3 (the others wait for it in step 3)" in done.stderr
+    assert time.monotonic() - started < 60
