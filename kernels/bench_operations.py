@@ -173,6 +173,7 @@ def main(argv: list[str]) -> None:
 
 def table(rows: list[dict]) -> str:
     titles = ("operation", "dtype", "form", "ms", "/plain", "/compiled", "MiB", "error")
+    titles = ("operation", "dtype", "form", "ms", "/plain", "/compiled", "MiB", "error")
     lines = ["{:22}{:10}{:10}{:>9}{:>8}{:>10}{:>8}{:>7}  status".format(*titles)]
     for row in rows:
         lines.append(
