@@ -178,7 +178,8 @@ def table(rows: list[dict]) -> str:
     for row in rows:
         lines.append(
             f"{row['operation']:22}{row['dtype']:10}{row['impl']:10}{row['ms']:9.2f}{row['ratio_to_plain']:8.2f}"
-            f"{row['ratio_to_compiled']:10.2f}{row['extra_bytes'] / 2**20:8.1f}{row['error_ratio']:7.2f}  {row['status']}"
+            f"{row['ratio_to_compiled']:10.2f}{row['extra_bytes'] / 2**20:8.1f}{row['error_ratio']:7.2f}"
+            f"  {row['status']}"
         )
     return "\n".join(lines)
 
