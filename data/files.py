@@ -80,10 +80,11 @@ def _publish(temporary: Path, path: Path, replace: bool) -> None:
         path.rename(aside)
     try:
         temporary.rename(path)
-    except OSError as error:
+    except BaseException as error:
         if aside.exists():
             aside.rename(path)
-        if replace or error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+        was_second = isinstance(error, OSError) and error.errno in (errno.ENOTEMPTY, errno.EEXIST)
+        if replace or not was_second:
             raise
     shutil.rmtree(aside, ignore_errors=True)
 

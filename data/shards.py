@@ -103,8 +103,11 @@ class _SplitWriter:
         self.shard = open(self.folder / self.files[-1]["name"], "wb")
 
     def close(self) -> None:
-        for file in filter(None, (self.shard, self.starts)):
-            file.close()
+        try:
+            if self.shard is not None:
+                self.shard.close()
+        finally:
+            self.starts.close()
 
     def entry(self) -> dict:
         """What the manifest says of this split, once its files are closed."""
@@ -144,14 +147,10 @@ def _write_into(
 ) -> None:
     dtype = np.dtype("<u2" if tokenizer.vocab_size <= 1 << 16 else "<u4")
     writers = {name: _SplitWriter(folder, name, dtype, config.shard_tokens) for name in SPLITS}
-    try:
-        _write_documents(writers, corpus, tokenizer, config, progress)
+    with contextlib.ExitStack() as stack:
         for writer in writers.values():
-            writer.close()
-    finally:
-        for writer in writers.values():  # closed they must be, but a full disk is told once
-            with contextlib.suppress(OSError):
-                writer.close()
+            stack.callback(writer.close)
+        _write_documents(writers, corpus, tokenizer, config, progress)
     total = sum(writer.documents for writer in writers.values())
     for name, writer in writers.items():
         if not writer.documents:

@@ -91,7 +91,6 @@ def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
         keep &= kept.cumsum(-1) - kept < sampling.top_p
     if sampling.min_p:
         keep &= probabilities >= sampling.min_p * probabilities[:, :1]
-    keep[:, 0] = True
     probabilities = torch.where(keep, probabilities, 0)
     probabilities = probabilities / probabilities.sum(-1, keepdim=True)
     return torch.empty_like(probabilities).scatter_(-1, order, probabilities)

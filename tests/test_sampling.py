@@ -186,12 +186,14 @@ def test_numbers_are_uniform_and_independent(vary):
     assert len(numbers.unique()) == 100_000
 
 
-def test_largest_number_chooses_a_possible_token(monkeypatch):
-    """Even 1 - 2**-52 stays below the sum of the probabilities, so the impossible last token is not hit."""
-    monkeypatch.setattr("model.sampling.uniform", lambda *_: torch.tensor([1 - 2.0**-52], dtype=torch.float64))
+@pytest.mark.parametrize(("number", "chosen"), [(0.0, 1), (1 - 2.0**-52, 7)], ids=["smallest", "largest"])
+def test_extreme_numbers_choose_possible_tokens(monkeypatch, number, chosen):
+    """0 does not hit an impossible first token, nor does the largest number an impossible last one."""
+    monkeypatch.setattr("model.sampling.uniform", lambda *_: torch.tensor([number], dtype=torch.float64))
+    impossible = torch.tensor([-math.inf])
     for probabilities in torch.rand(200, 7).softmax(-1):
-        logits = torch.cat([probabilities.log(), torch.tensor([-math.inf])])[None]
-        assert choose(logits, Sampling(1.0), *seeds_and_places(1)).item() == 6
+        logits = torch.cat([impossible, probabilities.log(), impossible])[None]
+        assert choose(logits, Sampling(1.0), *seeds_and_places(1)).item() == chosen
 
 
 @pytest.mark.parametrize(

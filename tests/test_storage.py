@@ -232,7 +232,7 @@ def test_any_failure_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatc
     rename = os.rename
 
     def failing(one, two, *rest):
-        if "tmp" in str(one):
+        if str(one).endswith(".tmp"):
             raise interruption
         return rename(one, two, *rest)
 
