@@ -21,7 +21,8 @@ GOLDEN = 0x9E3779B97F4A7C15 - 2**64  # 2**64 / golden ratio, as int64
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to choose. The filters apply in the order of the fields, to logits already divided by the temperature.
+    """How to choose. The penalty comes first; the temperature divides the logits; the filters act in the order of the
+    fields.
 
     temperature  0 takes the most likely token
     top_k        keep the k most likely tokens (Fan et al. 2018); 0 keeps all
