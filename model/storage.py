@@ -63,7 +63,7 @@ def decode_tensors(raw: bytes, name: str = "tensor file") -> dict[str, Tensor]:
         tensors = {key: _tensor(data, **entry) for key, entry in header.items()}
         if sum(tensor.nbytes for tensor in tensors.values()) != len(data):
             raise ValueError("its length is wrong")
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise UserError(f"{name} is not a tensor file or is damaged ({error}); use another checkpoint") from None
     return tensors
 
@@ -71,8 +71,7 @@ def decode_tensors(raw: bytes, name: str = "tensor file") -> dict[str, Tensor]:
 def _tensor(data: memoryview, dtype: str, shape: list[int], data_offsets: list[int]) -> Tensor:
     start, end = data_offsets
     count = math.prod(shape)
-    fits = 0 <= start <= end <= len(data) and end - start == count * DTYPES[dtype].itemsize
-    if not fits or min(shape, default=0) < 0:
+    if not 0 <= start <= end <= len(data) or end - start != count * DTYPES[dtype].itemsize:
         raise ValueError("a tensor lies outside")
     if not count:
         return torch.empty(shape, dtype=DTYPES[dtype])

@@ -95,6 +95,22 @@ def test_every_truncation_is_refused(length):
         decode_tensors(SMALL[:length], "x")
 
 
+def test_bytes_too_many_are_refused():
+    """At the end, and between the tensors."""
+    header = json.dumps({"x": {"dtype": "U8", "shape": [2], "data_offsets": [1, 3]}}).encode()
+    for raw in (SMALL + b"\0", len(header).to_bytes(8, "little") + header + bytes(3)):
+        with pytest.raises(UserError, match=r"is damaged \(its length is wrong\)"):
+            decode_tensors(raw)
+
+
+def test_numbers_are_aligned():
+    """The header is filled up to eight bytes, so that a reader may map the numbers where they lie."""
+    for name in ("x", "xy", "xyz", "long name"):
+        raw = encode_tensors({name: torch.arange(3)})
+        size = int.from_bytes(raw[:8], "little")
+        assert size % 8 == 0 and raw[8 + size :] == torch.arange(3).numpy().tobytes()
+
+
 @given(st.integers(0, len(SMALL) - 1), st.integers(1, 255))
 def test_a_flipped_byte_is_refused_or_harmless(place, flip):
     """No other exception, whatever is flipped. (A flip in the numbers is seen by the hash of the folder alone.)"""
