@@ -104,7 +104,7 @@ def measure(operation: Operation, repeats: int, device: str) -> list[dict]:
         started = time.perf_counter()
         results = operation.run(form, operation.inputs)
         first = time.perf_counter() - started
-        error = max(float((r.double() - e).norm() / e.norm().clamp(min=1e-30)) for r, e in zip(results, exact))
+        error = max(_distance(r.detach().double(), e.detach()) for r, e in zip(results, exact))
         plain_error = error if plain_error is None else plain_error
         extra = peak_bytes(lambda form=form: operation.run(form, operation.inputs), device)
         row = {"operation": operation.name, "impl": form.name, "dtype": str(operation.inputs[0].dtype)[6:]}
@@ -130,6 +130,10 @@ def measure(operation: Operation, repeats: int, device: str) -> list[dict]:
         row["ratio_to_plain"] = round(rows[0]["ms"] / row["ms"], 3)
         row["ratio_to_compiled"] = round(rows[1]["ms"] / row["ms"], 3)
     return rows
+
+
+def _distance(ours: Tensor, exact: Tensor) -> float:
+    return float((ours - exact).norm() / exact.norm().clamp(min=1e-30))
 
 
 def _sample(operation: Operation, form: Form, device: str) -> None:

@@ -56,9 +56,11 @@ def rules_from(rows: list[dict], device: str) -> dict[str, Rules]:
         if "ms" not in row or row["status"] == "wrong" or row["impl"] == "auto":
             continue
         plain = row["mask"] in ("full", "causal") and row["T"] in (row["S"], 1)
+        alone = row["mask"].startswith("document") and "+" not in row["mask"] and row.get("K") == row.get("H")
+        swept = "plain" if plain else "documents" if alone and device == "cpu" else "masked"
         few = row["T"] <= 8 and row["pass"] == "fwd"
         kind = "decode" if few else "forward" if row["pass"] == "fwd" else "train"
-        for mask in ("plain", "masked") if kind == "decode" else ("plain" if plain else "masked",):
+        for mask in ("plain", "masked") if kind == "decode" else (swept,):
             key = f"{device}/{row['dtype']}/{mask}/{kind}"
             times[key][row["T"]][row["impl"]].append(math.log(row["ms"]))
     rules = {}

@@ -72,9 +72,11 @@ def _part(
     if bias is not None:
         scores = scores + bias[..., at : at + S]
     scores = scores.masked_fill(~visible, -torch.inf)
-    lse = torch.logsumexp(scores, dim=-1)
-    weights = torch.exp(scores - lse.masked_fill(lse == -torch.inf, 0.0)[..., None]).to(v.dtype)
-    return (weights.view(B, K, H // K * T, S) @ v).view(B, H, T, v.shape[-1]).to(working), lse
+    largest = scores.amax(-1, keepdim=True)
+    weights = torch.exp(scores - largest.masked_fill(largest == -torch.inf, 0.0))
+    total = weights.sum(-1, keepdim=True)  # divided by at the end: exp(score - lse) would carry the rounding of lse
+    out = (weights.to(v.dtype).view(B, K, H // K * T, S) @ v).view(B, H, T, v.shape[-1]).to(working)
+    return out / total.masked_fill(total == 0, 1.0), (largest + total.log())[..., 0]
 
 
 def paged_decode(

@@ -21,6 +21,7 @@ from kernels.masks import CAUSAL, Mask
 from kernels.online import online
 from kernels.reference import reference
 from kernels.sdpa import is_plain, sdpa
+from kernels.segments import documents_of, segments
 from kernels.table import rules, source
 from kernels.triton_flash import triton, triton_obstacle
 
@@ -41,6 +42,7 @@ class Call:
     T: int
     S: int
     plain_mask: bool
+    documents: bool
     grouped: bool
     training: bool
     bias: str  # "none", "alibi", "tensor" or "learned"
@@ -120,6 +122,8 @@ def why_not(impl: str, call: Call) -> str | None:
         for wanted, name in ((call.softcap, "softcap"), (call.sinks, "sinks"), (call.lse, "return_lse")):
             if wanted:
                 return f"PyTorch's SDPA has no {name}"
+    if impl == "segments":
+        return _no_segments(call)
     if impl == "blocked" and call.device != "cpu":
         return "blocked is written for CPUs"
     if impl == "triton":
@@ -131,10 +135,18 @@ def why_not(impl: str, call: Call) -> str | None:
     return None
 
 
+def _no_segments(call: Call) -> str | None:
+    if call.device != "cpu" or call.grouped or not call.documents:
+        return "segments is for documents on a CPU, with as many key heads as query heads"
+    wanted = (call.softcap, call.sinks, call.lse, call.bias != "none")
+    return "segments has no softcap, sinks, bias or return_lse" if any(wanted) else None
+
+
 def choose(call: Call) -> Choice:
     """The implementation for a call: what the table says, unless that cannot do it."""
     kind = "decode" if call.T <= 8 and not call.training else "train" if call.training else "forward"
-    key = f"{call.device}/{str(call.dtype).removeprefix('torch.')}/{'plain' if call.plain_mask else 'masked'}/{kind}"
+    mask = "plain" if call.plain_mask else "documents" if _no_segments(call) is None else "masked"
+    key = f"{call.device}/{str(call.dtype).removeprefix('torch.')}/{mask}/{kind}"
     if kind == "decode" and not call.grouped:
         key += "/ungrouped"
     impl = next(impl for limit, impl in rules(key) if limit is None or call.T < limit)
@@ -152,6 +164,7 @@ IMPLEMENTATIONS = {
     "online": online,
     "flex": flex,
     "decode": decode,
+    "segments": segments,
     "triton": triton,
 }
 
@@ -188,6 +201,7 @@ def _describe(q, k, v, mask: Mask, softcap, bias: Bias, sinks, lse: bool) -> Cal
         T=T,
         S=S,
         plain_mask=is_plain(mask, T, S),
+        documents=documents_of(mask) is not None,
         grouped=H != K,
         training=torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad or learned),
         bias=kind,

@@ -1,7 +1,8 @@
 """Which implementation is fastest where: the table behind `impl="auto"`, in one place.
 
 A key names device, dtype, kind of mask and pass; its rules are read in order, the first with T below its limit holds
-(None: no limit). `plain` masks are those that SDPA knows by a flag: Full, and Causal with T = S.
+(None: no limit). `plain` masks are those that SDPA knows by a flag: Full, and Causal with T = S; `documents` those
+that `kernels.segments` takes apart; `masked` all others.
 
 The built-in rules come from the measurement in results/ (CPU) and, for CUDA, from published ones, see the notes there.
 `python -m kernels.bench --calibrate` measures the user's own machine and writes its rules to `calibration_file()`; they
@@ -31,8 +32,14 @@ BUILT_IN: dict[str, Rules] = {
     "cpu/bfloat16/masked/decode": ((None, "decode"),),
     "cpu/bfloat16/plain/decode/ungrouped": ((None, "decode"),),
     "cpu/bfloat16/masked/decode/ungrouped": ((None, "decode"),),
-    "cpu/float32/masked/forward": ((256, "sdpa"), (None, "blocked")),
-    "cpu/float32/masked/train": ((256, "sdpa"), (None, "blocked")),
+    "cpu/bfloat16/documents/forward": ((256, "reference"), (None, "segments")),
+    "cpu/bfloat16/documents/train": ((512, "reference"), (2048, "blocked"), (None, "segments")),
+    "cpu/float32/masked/forward": ((512, "sdpa"), (None, "blocked")),
+    "cpu/float32/masked/train": ((512, "sdpa"), (None, "blocked")),
+    "cpu/float32/documents/forward": ((None, "segments"),),
+    "cpu/float32/documents/train": ((None, "segments"),),
+    "cpu/float32/documents/decode": ((None, "decode"),),
+    "cpu/bfloat16/documents/decode": ((None, "decode"),),
     "cpu/float32/plain/decode": ((None, "decode"),),
     "cpu/float32/masked/decode": ((None, "decode"),),
     "cuda/bfloat16/masked/forward": ((1024, "sdpa"), (None, "flex")),

@@ -105,6 +105,62 @@ def test_blocked_on_random_masks(case):
     assert max(ratios.values()) <= 2.0, ratios
 
 
+def document_ids(T: int, kind: str) -> torch.Tensor:
+    """(B, T): documents one after another with padding behind, or ids that come back."""
+    generator = torch.Generator().manual_seed(T)
+    if kind == "scattered":
+        return torch.randint(-1, 3, (B, T), generator=generator)
+    ids = torch.randint(0, 4, (B, T), generator=generator).sort(-1)[0]
+    ids[1, T - T // 3 :] = -1
+    return ids
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("kind", ["contiguous", "scattered"])
+@pytest.mark.parametrize("T", [7, 64, 129])
+def test_segments_on_documents(T, kind, causal, dtype):
+    mask = Document(document_ids(T, kind))
+    check_same_heads("segments", T, Causal() & mask if causal else mask, dtype)
+
+
+def check_same_heads(name: str, T: int, mask, dtype: torch.dtype) -> None:
+    ratios = error_ratios(IMPLEMENTATIONS[name], *tensors(T, T, H, H), mask, dtype)
+    assert max(ratios.values()) <= 2.0, ratios
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "scattered"])
+def test_segments_derivatives_and_operators(kind):
+    ids = document_ids(9, kind)
+    inputs = [x.double()[:, :, :, :3].contiguous().requires_grad_() for x in tensors(9, 9, H, H)]
+    mask = Causal() & Document(ids)
+    assert torch.autograd.gradcheck(lambda q, k, v: IMPLEMENTATIONS["segments"](q, k, v, mask), inputs)
+    torch.library.opcheck(torch.ops.zhiling.segments.default, (*tensors(9, 9, H, H), ids, True, 0.5))
+
+
+def test_segments_are_not_compiled_again_for_other_documents():
+    torch.compiler.reset()
+    function = torch.compile(
+        lambda q, k, v, ids: attention(2 * q, k, v, Causal() & Document(ids), impl="segments"), fullgraph=True
+    )
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for kind in ("contiguous", "scattered", "contiguous"):
+            q, k, v = tensors(64, 64, H, H)
+            ids = document_ids(64, kind)
+            expected = attention(2 * q, k, v, Causal() & Document(ids), impl="reference")
+            torch.testing.assert_close(function(q, k, v, ids), expected)
+
+
+def test_auto_takes_documents_apart_and_says_so():
+    q, k, v = tensors(600, 600, H, H)
+    choice = explain(q, k, v, Causal() & Document(document_ids(600, "contiguous")))
+    assert choice.impl == "segments" and "documents" in choice.reason
+    assert explain(q, k, v, Window(3) & Document(document_ids(600, "contiguous"))).impl == "blocked"
+    assert explain(q, *tensors(600, 600)[1:], Document(document_ids(600, "contiguous"))).impl == "blocked"
+    with pytest.raises(UserError, match="segments is for documents"):
+        attention(q, k, v, impl="segments")
+
+
 @pytest.mark.parametrize("option", ["none", *options_of(1, 1)])
 @pytest.mark.parametrize("name", ["reference", "blocked", "online", "decode"])
 def test_gradcheck(name, option):

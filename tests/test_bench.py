@@ -103,11 +103,13 @@ def test_calibration_keeps_the_fastest_of_each_length(tmp_path, monkeypatch):
     }  # fmt: skip
     rows = [make("sdpa", 256, 3.0), make("reference", 256, 1.0), make("blocked", 256, 0.1, "wrong")]
     rows += [make("sdpa", 1024, 3.0), make("blocked", 1024, 2.0)]
-    rows += [make("sdpa", 1024, 1.0, mask="window:8"), make("sdpa", 1024, 9.0, mask="document:8")]
-    rows += [make("blocked", 1024, 2.0, mask="window:8"), make("blocked", 1024, 2.0, mask="document:8")]
+    rows += [make("sdpa", 1024, 1.0, mask="window:8"), make("sdpa", 1024, 9.0, mask="prefix:8")]
+    rows += [make("blocked", 1024, 2.0, mask="window:8"), make("blocked", 1024, 2.0, mask="prefix:8")]
+    rows += [make("segments", 1024, 1.0, mask="document:8")]
     rules = rules_from(rows, "cpu")
     assert rules["cpu/bfloat16/plain/forward"] == ((1024, "reference"), (None, "blocked"))
     assert rules["cpu/bfloat16/masked/forward"] == ((None, "blocked"),)
+    assert rules["cpu/bfloat16/documents/forward"] == ((None, "segments"),)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     table_module.write_calibration(rules)
     assert table_module.rules("cpu/bfloat16/plain/forward") == ((1024, "reference"), (None, "blocked"))
