@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from configs import UserError, run_main
+from kernels.accuracy import ROUNDINGS
 from kernels.bench_machine import FOREIGN_LIMIT, busy_seconds, describe_machine, foreign_share, gemm_peak, peak_bytes
 from kernels.fused import add_rms_norm, norm_rotary, rotary_tables, squared_relu, swiglu
 from kernels.loss import linear_cross_entropy, linear_cross_entropy_reference
@@ -99,19 +100,22 @@ def measure(operation: Operation, repeats: int, device: str) -> list[dict]:
     """A row for each form: correctness, memory, first call, then interleaved samples."""
     exact_inputs = tuple(t.detach().double().requires_grad_() for t in operation.inputs)
     exact = operation.run(Form("exact", operation.forms[0].function), exact_inputs)
-    rows, plain_error = [], None
+    rows, plain_errors = [], None
     for form in operation.forms:
         started = time.perf_counter()
         results = operation.run(form, operation.inputs)
         first = time.perf_counter() - started
-        error = max(_distance(r.detach().double(), e.detach()) for r, e in zip(results, exact))
-        plain_error = error if plain_error is None else plain_error
+        errors = [_distance(r.detach().double(), e.detach()) for r, e in zip(results, exact)]
+        plain_errors = plain_errors or errors
+        ratios = [
+            error / (plain + _roundings(operation, r) / 2) for error, plain, r in zip(errors, plain_errors, results)
+        ]
         extra = peak_bytes(lambda form=form: operation.run(form, operation.inputs), device)
         row = {"operation": operation.name, "impl": form.name, "dtype": str(operation.inputs[0].dtype)[6:]}
         rows.append(row | {"shape": [list(t.shape) for t in operation.inputs], "extra_bytes": extra})
         rows[-1] |= {
-            "error": error,
-            "error_ratio": round(error / max(plain_error, 1e-30), 3),
+            "error": max(errors),
+            "error_ratio": round(max(ratios), 3),
             "first_call_seconds": round(first, 2),
         }
     order = random.Random(0)
@@ -130,6 +134,12 @@ def measure(operation: Operation, repeats: int, device: str) -> list[dict]:
         row["ratio_to_plain"] = round(rows[0]["ms"] / row["ms"], 3)
         row["ratio_to_compiled"] = round(rows[1]["ms"] / row["ms"], 3)
     return rows
+
+
+def _roundings(operation: Operation, result: Tensor) -> float:
+    """What is granted beside the plain form's error: as in `kernels.accuracy`, more for sums over many rows."""
+    rows = operation.inputs[0].numel() // operation.inputs[0].shape[-1]
+    return ROUNDINGS * torch.finfo(operation.inputs[0].dtype).eps * (rows**0.5 if result.ndim == 1 else 1.0)
 
 
 def _distance(ours: Tensor, exact: Tensor) -> float:
