@@ -64,7 +64,9 @@ def _documents(count: int, B: int, T: int, S: int, device: torch.device | str) -
     generator = torch.Generator().manual_seed(0)
     borders = torch.rand(B, S, generator=generator).argsort(-1)[:, : count - 1]
     key_ids = torch.zeros(B, S, dtype=torch.int64).scatter_(1, borders, 1).cumsum(-1).to(device)
-    return Causal() & Document(key_ids[:, S - T :] if T <= S else F.pad(key_ids, (T - S, 0), value=-1), key_ids)
+    if T == S:
+        return Causal() & Document(key_ids)
+    return Causal() & Document(key_ids[:, S - T :] if T < S else F.pad(key_ids, (T - S, 0), value=-1), key_ids)
 
 
 def find(mask: Mask, kind: type) -> Mask | None:

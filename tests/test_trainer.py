@@ -270,3 +270,12 @@ def test_metrics_cut_off_by_a_crash_are_read(tmp_path):
 def test_train_state_of_another_version_is_refused():
     with pytest.raises(UserError, match="not of this version"):
         TrainState.from_json(b'{"step": 1, "unknown": 2}')
+
+
+def test_norms_of_layers_are_logged_where_wanted(tmp_path):
+    trainer_of(tmp_path, "train.norms=true", "train.evaluate_every=0").fit()
+    record = read_metrics(tmp_path / "run")[-2]
+    assert record["kind"] == "train" and record["weight.blocks.1"] > 0 and record["gradient.embedding"] > 0
+    norms = [value for name, value in record.items() if name.startswith("gradient.")]
+    clipped = min(record["gradient_norm"], trainer_of(tmp_path).clip)
+    assert sum(value**2 for value in norms) ** 0.5 == pytest.approx(clipped, rel=1e-3)

@@ -23,7 +23,19 @@ from data.files import whole_file
 
 OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 # Settings that change how a run is watched and executed, not what it computes: a continued run may change them.
-FREE = {"run", "device", "threads", "log_every", "evaluate_every", "save_every", "keep", "stall_seconds", "faults"}
+FREE = {
+    "run",
+    "device",
+    "threads",
+    "log_every",
+    "evaluate_every",
+    "save_every",
+    "keep",
+    "stall_seconds",
+    "faults",
+    "norms",
+    "track",
+}
 
 
 @dataclass
@@ -62,6 +74,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path, is_main: bool = True):
         self.path, self.is_main = Path(path), is_main
+        self.tracker = None  # a `train.track.Tracker`, when the run has one
         self._metrics = None
 
     def check(self, config: Any, fresh: bool = False) -> None:
@@ -100,6 +113,8 @@ class RunFolder:
         if self._metrics is None:
             self._metrics = open(self.path / "metrics.jsonl", "a", encoding="utf-8", buffering=1)
         self._metrics.write(json.dumps(record) + "\n")
+        if self.tracker is not None:
+            self.tracker.log(record)
 
     def forget_after(self, step: int) -> None:
         """Remove records of later steps, and a last line that a crash cut off."""

@@ -46,6 +46,7 @@ from train.guard import Guard, GuardConfig
 from train.objectives import Objective, ObjectiveModule
 from train.optim import Optimizer, OptimizerConfig, ScheduleConfig
 from train.run import OPTIMIZER, STATE, RunFolder, TrainState
+from train.track import Tracker, layer_norms, utilisation
 from train.watchdog import Watchdog
 
 
@@ -72,6 +73,8 @@ class TrainConfig:
     device, threads  see `train.distributed.setup`
     log_every, evaluate_every, save_every   in steps; 0: only at the end
     keep             checkpoints that are kept, besides the one with the best held-out loss; 0: all
+    norms            log gradient and weight norms of every layer too
+    track            mirror the records to TensorBoard (needs the [track] extra)
     stall_seconds    a rank without progress for so long ends the job, see `train.watchdog`; 0: never
     guard            which steps are refused, see `train.guard`
     faults           for tests, see `train.faults`
@@ -88,6 +91,8 @@ class TrainConfig:
     evaluate_every: int = 0
     save_every: int = 0
     keep: int = 2
+    norms: bool = False
+    track: bool = False
     stall_seconds: float = 1800.0
     guard: GuardConfig = field(default_factory=GuardConfig)
     faults: tuple[str, ...] = ()
@@ -149,6 +154,8 @@ class Trainer:
         self.saver = Saver(run.path, config.keep, self.faults)
         self.pending: list[Pending] = []
         self.resume()
+        if config.track and ranks.is_main:
+            run.tracker = Tracker(run.path, self.state.step)
         module: nn.Module = ObjectiveModule(model, objective)
         if wants_compile(config.compile, ranks):
             module = torch.compile(module, dynamic=False)
@@ -203,7 +210,7 @@ class Trainer:
                     bar.update(state.step - bar.n)
                     bar.set_postfix(loss=f"{record['loss']:.3f}", tokens=f"{record['tokens_per_second']:,.0f}/s")
                     if self._due(config.log_every):
-                        self.run.log({"kind": "train", "step": state.step, **record})
+                        self.run.log({"kind": "train", "step": state.step, **record, **self._extras(record)})
                 state.finished = state.step == config.steps
                 improved = self._due(config.evaluate_every) and self._evaluate()
                 if self.stop_signal or improved or self._due(config.save_every):
@@ -218,6 +225,11 @@ class Trainer:
     def _due(self, every: int) -> bool:
         step = self.state.step
         return step == self.config.steps or bool(every and step % every == 0)
+
+    def _extras(self, record: dict[str, float]) -> dict[str, float]:
+        """Figures of the hardware, where they are known, and of the layers, where they are wanted."""
+        extras = utilisation(self.model, self.model.config.context, record["tokens_per_second"], self.ranks)
+        return extras | layer_norms(self.model) if self.config.norms else extras
 
     def _evaluate(self) -> bool:
         """Log the held-out figures; whether their loss is the best so far."""
