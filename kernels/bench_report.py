@@ -76,7 +76,8 @@ def rules_from(rows: list[dict], device: str) -> dict[str, Rules]:
 
 
 def plot(rows: list[dict], facts: dict, path: Path) -> Path:
-    """A page of panels: for each mask and pass, time and GFLOP/s over T; and a roofline of all."""
+    """A page of panels: a row for each mask and figure (time, GFLOP/s) over T, a column for each dtype and pass; below,
+    a roofline for each dtype."""
     try:
         import matplotlib
     except ImportError:
@@ -86,27 +87,48 @@ def plot(rows: list[dict], facts: dict, path: Path) -> Path:
 
     rows = [row for row in rows if row.get("ms") and row["status"] != "wrong"]
     swept = [row for row in rows if row["T"] == row["S"] and row["K"] == row["H"]] or rows
-    panels = sorted({(row["mask"], row["dtype"], row["pass"]) for row in swept})
+    masks = list(dict.fromkeys(row["mask"] for row in swept))
+    columns = list(dict.fromkeys((row["dtype"], row["pass"]) for row in swept))
     colours = {impl: f"C{i % 10}" for i, impl in enumerate(dict.fromkeys(row["impl"] for row in rows))}
-    figure, axes = pyplot.subplots(len(panels) + 1, 2, figsize=(11, 3.2 * (len(panels) + 1)), squeeze=False)
-    for (mask, dtype, passes), pair in zip(panels, axes):
-        for impl, colour in colours.items():
-            line = [r for r in swept if (r["mask"], r["dtype"], r["pass"], r["impl"]) == (mask, dtype, passes, impl)]
-            line.sort(key=lambda row: row["T"])
-            for axis, value, label in zip(pair, ("ms", "gflops"), ("milliseconds", "GFLOP/s over visible pairs")):
-                if line:
-                    axis.plot([r["T"] for r in line], [r[value] for r in line], "o-", color=colour, label=impl, ms=3)
-                axis.set(
-                    title=f"{mask}, {dtype}, {passes}", xlabel="tokens T", ylabel=label, xscale="log", yscale="log"
-                )
-        pair[0].legend(fontsize=7)
-    for axis, dtype in zip(axes[-1], facts["gemm_gflops"]):
+    dtypes = list(facts["gemm_gflops"])
+    height, width = 2 * len(masks) + 1, max(len(columns), len(dtypes))
+    figure, axes = pyplot.subplots(
+        height, width, figsize=(3.4 * width + 0.6, 2.6 * height + 0.8), squeeze=False, layout="constrained"
+    )
+    figures = [(mask, value) for mask in masks for value in ("ms", "gflops")]
+    for (mask, value), line_of_axes in zip(figures, axes):
+        for (dtype, passes), axis in zip(columns, line_of_axes):
+            panel = [row for row in swept if (row["mask"], row["dtype"], row["pass"]) == (mask, dtype, passes)]
+            _panel(axis, panel, value, colours)
+            axis.set_title(f"{mask}, {dtype}, {passes}", fontsize=9)
+    for axis, dtype in zip(axes[-1], dtypes):
         _roofline(axis, [row for row in rows if row["dtype"] == dtype], dtype, facts, colours)
-    figure.suptitle(f"{facts['cpu'] if facts['device'] == 'cpu' else facts['gpu']}, torch {facts['torch']}")
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    for axis in axes.flat:
+        axis.tick_params(labelsize=7)
+        if not axis.has_data():
+            axis.axis("off")
+    handles = [pyplot.Line2D([], [], color=colour, marker="o", ms=4, label=impl) for impl, colour in colours.items()]
+    title = f"{facts['cpu'] if facts['device'] == 'cpu' else facts['gpu']}, torch {facts['torch']}"
+    where = {"loc": "outside upper center", "ncols": len(handles), "frameon": False}
+    figure.legend(handles=handles, title=title, fontsize=9, **where)
+    figure.savefig(path, dpi=100)
     pyplot.close(figure)
     return path
+
+
+def _panel(axis, rows: list[dict], value: str, colours: dict[str, str]) -> None:
+    """One figure of every implementation over T."""
+    from matplotlib.ticker import NullLocator
+
+    lengths = sorted({row["T"] for row in rows})
+    for impl, colour in colours.items():
+        line = sorted((row["T"], row[value]) for row in rows if row["impl"] == impl)
+        if line:
+            axis.plot(*zip(*line), "o-", color=colour, ms=3, lw=1.2)
+    axis.set(xscale="log", yscale="log" if value == "ms" else "linear")
+    axis.set_ylabel("milliseconds" if value == "ms" else "GFLOP/s over visible pairs", fontsize=8)
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.set_xticks(lengths, [str(T) for T in lengths])
 
 
 def _roofline(axis, rows: list[dict], dtype: str, facts: dict, colours: dict[str, str]) -> None:
@@ -123,4 +145,5 @@ def _roofline(axis, rows: list[dict], dtype: str, facts: dict, colours: dict[str
     intensities = [x for pairs in points.values() for x, _ in pairs] + [peak / copy]
     span = [min(intensities) / 2, peak / copy, max(intensities) * 2]
     axis.plot(span, [min(peak, copy * x) for x in span], color="black", lw=1)
-    axis.set(title=f"roofline, {dtype}", xlabel="operations per byte", ylabel="GFLOP/s", xscale="log", yscale="log")
+    axis.set_title(f"roofline, {dtype}", fontsize=9)
+    axis.set(xlabel="operations per byte", ylabel="GFLOP/s", xscale="log", yscale="log")

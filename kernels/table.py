@@ -21,13 +21,11 @@ import torch
 
 Rules = tuple[tuple[int | None, str], ...]
 
-_SHORT_THEN_BLOCKED: Rules = ((512, "reference"), (None, "blocked"))
-
 BUILT_IN: dict[str, Rules] = {
-    "cpu/bfloat16/plain/forward": _SHORT_THEN_BLOCKED,
-    "cpu/bfloat16/plain/train": _SHORT_THEN_BLOCKED,
-    "cpu/bfloat16/masked/forward": _SHORT_THEN_BLOCKED,
-    "cpu/bfloat16/masked/train": _SHORT_THEN_BLOCKED,
+    "cpu/bfloat16/plain/forward": ((512, "reference"), (None, "blocked")),
+    "cpu/bfloat16/plain/train": ((768, "reference"), (None, "blocked")),
+    "cpu/bfloat16/masked/forward": ((768, "reference"), (None, "blocked")),
+    "cpu/bfloat16/masked/train": ((768, "reference"), (None, "blocked")),
     "cpu/bfloat16/plain/decode": ((None, "decode"),),
     "cpu/bfloat16/masked/decode": ((None, "decode"),),
     "cpu/bfloat16/plain/decode/ungrouped": ((None, "decode"),),
