@@ -115,7 +115,8 @@ def test_the_readme_shows_the_commands_of_every_stage():
 @pytest.mark.parametrize("command", readme_commands(), ids=lambda words: " ".join(words)[:60])
 def test_readme_commands_name_modules_and_files_that_exist(command):
     module, *arguments = command
-    assert (ROOT / (module.replace(".", "/") + ".py")).exists()
+    path = ROOT / module.replace(".", "/")
+    assert path.with_suffix(".py").exists() or (path / "__main__.py").exists()
     for argument in arguments:
         if argument.startswith("configs/"):
             assert (ROOT / argument).exists(), argument
