@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from configs import UserError
 from kernels import ALiBi, Causal, Document, Full, Mask, Window, attention
-from kernels.fused import rotary, rotary_tables
+from kernels.fused import rotary, rotary_tables, squared_relu, swiglu
 from model.cache import KeyValueCache, LayerCache
 from model.config import ModelConfig
 
@@ -115,9 +115,9 @@ class FeedForward(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.input(x)
         if self.activation == "swiglu":
-            hidden = F.silu(self.gate(x)) * hidden
+            hidden = swiglu(self.gate(x), hidden)
         elif self.activation == "relu2":
-            hidden = F.relu(hidden).square()
+            hidden = squared_relu(hidden)
         else:
             hidden = F.gelu(hidden)
         return self.output(hidden)

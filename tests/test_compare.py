@@ -106,7 +106,7 @@ def test_settings_that_differ_are_told_but_are_no_difference(tmp_path, capsys):
     one, other = make_run(tmp_path / "a", falling()), make_run(tmp_path / "b", falling(), seed=7)
     code, text = compare(capsys, one, other)
     assert code == 0
-    assert "1 settings differ" in text and "seed: 0 and 7" in text and "run:" not in text
+    assert "settings that differ: 1" in text and "seed: 0 and 7" in text and "run:" not in text
 
 
 # Tensors -------------------------------------------------------------------------------------------------------------
@@ -122,8 +122,8 @@ def test_tensors_that_differ_are_named_with_size_and_bits(tmp_path, capsys):
     assert compare(capsys, *runs)[0] == 0
     code, text = compare(capsys, *runs, "--checkpoints")
     assert code == 1
-    assert "step-00000002: all 3 tensors are identical" in text and "step-00000004: 1 tensors differ" in text
-    assert "model/w: 1 of 4 numbers, by at most 1.19e-07 (1 bits)" in text
+    assert "step-00000002: all 3 tensors are identical" in text and "step-00000004: 1 of 3 tensors differ" in text
+    assert "model/w: 1 of 4 numbers, by at most 1.19e-07 (1 bit)" in text
     assert "model/v" not in text and "step-00000005" not in text
 
 
@@ -163,7 +163,7 @@ def test_bits_agree_with_counting_steps(a, b):
 def test_integers_and_booleans_are_compared():
     assert compare_tensors(torch.tensor([1, 2]), torch.tensor([1, 5])) == "1 of 2 numbers, by at most 3 (2 bits)"
     assert compare_tensors(torch.tensor([True]), torch.tensor([True])) is None
-    assert compare_tensors(torch.tensor([True]), torch.tensor([False])) == "1 of 1 numbers, by at most 1 (1 bits)"
+    assert compare_tensors(torch.tensor([True]), torch.tensor([False])) == "1 of 1 numbers, by at most 1 (1 bit)"
     assert compare_tensors(torch.zeros(0), torch.zeros(0)) is None
 
 

@@ -73,8 +73,8 @@ def compare_figures(one: Records, other: Records) -> tuple[list[str], bool]:
     first: tuple[int, list[str]] | None = None
     for step, kind in sorted(records[0].keys() | records[1].keys()):
         found = []
-        if (step, kind) in common:
-            found = differences(records[0][step, kind], records[1][step, kind])
+        if all((step, kind) in run for run in records):
+            found = differences(*(run[step, kind] for run in records))
         elif kind == "skipped" and step <= min(ends):
             found = [f"only run {'A' if (step, kind) in records[0] else 'B'} skipped the step"]
         if found:
@@ -101,7 +101,9 @@ def compare_settings(runs: tuple[Path, Path]) -> list[str]:
     changed = [name for name in sorted(one.keys() | other.keys()) if one.get(name) != other.get(name)]
     changed = [name for name in changed if name.rpartition(".")[2] not in FREE]
     said = [f"  {name}: {one.get(name, 'not set')!r} and {other.get(name, 'not set')!r}" for name in changed]
-    return [f"{len(changed)} settings differ", *shortened(said)] if changed else ["no setting differs that matters"]
+    if not said:
+        return ["no setting differs that matters"]
+    return [f"settings that differ: {len(said)}", *shortened(said)]
 
 
 def shortened(lines: list[str]) -> list[str]:
@@ -139,7 +141,8 @@ def compare_tensors(one: Tensor, other: Tensor) -> str | None:
         return None
     a, b = one[differs], other[differs]
     largest = float((a.double() - b.double()).abs().max())
-    return f"{count:,} of {one.numel():,} numbers, by at most {largest:.3g} ({bits_apart(a, b)} bits)"
+    bits = bits_apart(a, b)
+    return f"{count:,} of {one.numel():,} numbers, by at most {largest:.3g} ({bits} bit{'' if bits == 1 else 's'})"
 
 
 def compare_checkpoints(runs: tuple[Path, Path]) -> tuple[list[str], bool]:
@@ -157,7 +160,8 @@ def compare_checkpoints(runs: tuple[Path, Path]) -> tuple[list[str], bool]:
         phrases += [f"  {key}: only in run A" for key in one if key not in other]
         phrases += [f"  {key}: only in run B" for key in other if key not in one]
         any_differs |= bool(phrases)
-        verdict = f"{len(phrases)} tensors differ" if phrases else f"all {len(one)} tensors are identical"
+        total = len(one.keys() | other.keys())
+        verdict = f"{len(phrases)} of {total} tensors differ" if phrases else f"all {total} tensors are identical"
         said.append(f"{name}: {verdict}")
         said += shortened(phrases)
     return said, any_differs

@@ -52,7 +52,7 @@ def read_run(run: str) -> Records:
         records = read_metrics(run)
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); give the folder of a run") from None
-    records = [r for r in records if isinstance(r, dict) and "kind" in r and type(r.get("step")) is int]
+    records = [r for r in records if isinstance(r, dict) and type(r.get("kind")) is str and type(r.get("step")) is int]
     if not any(figures(record) for record in records):
         raise UserError(f"{path} has no figures; give the folder of a run that has logged a step")
     return records
