@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -29,8 +29,6 @@ from train.watch import (
     table,
 )
 
-ROOT = Path(__file__).parent.parent
-
 
 def train(step: int, loss: float, **more) -> dict:
     return {"kind": "train", "step": step, "loss": loss, "gradient_norm": 1.0, "tokens_per_second": 1000.0, **more}
@@ -40,6 +38,15 @@ def write_run(folder: Path, records: list[dict]) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records), "utf-8")
     return str(folder)
+
+
+def exit_status(monkeypatch, module: str, *arguments: str) -> int:
+    """The exit status of `python -m MODULE ARGUMENTS`, in this process."""
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setattr(sys, "argv", [module, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module(module, run_name="__main__")
+    return ended.value.code
 
 
 @pytest.fixture
@@ -103,6 +110,7 @@ def test_axis_labels_tell_their_values_apart():
     assert axis_labels(1.0, 1.0 + 2e-9, 17) == {0: "+ 2e-09", 16: "1"}
     assert axis_labels(5.0, 5.0, 17) == {8: "5"}
     assert [row_of(value, 1.0, 3.0, 17) for value in (3.0, 2.0, 1.0)] == [0, 8, 16]
+    assert row_of(5.0, 5.0, 5.0, 17) == 8  # where its label stands
 
 
 def test_values_that_are_not_finite_are_counted_not_drawn(tmp_path):
@@ -216,8 +224,6 @@ def test_wrong_input_is_one_sentence(tmp_path, monkeypatch, arguments, sentence)
     assert "\n" not in str(caught.value)
 
 
-def test_the_command_exits_with_2_and_without_traceback(tmp_path):
-    command = [sys.executable, "-m", "train.watch", str(tmp_path / "nowhere")]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert result.stderr == f"error: there is no run {tmp_path}/nowhere; give the folder of a run\n"
+def test_the_command_exits_with_2_and_without_traceback(tmp_path, monkeypatch, capsys):
+    assert exit_status(monkeypatch, "train.watch", str(tmp_path / "nowhere")) == 2
+    assert capsys.readouterr().err == f"error: there is no run {tmp_path}/nowhere; give the folder of a run\n"
