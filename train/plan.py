@@ -5,8 +5,9 @@
 
 Memory is counted, not measured: weights, gradients and optimizer state in float32; what the forward pass of one
 micro-batch keeps for the backward pass, tensor by tensor as `model.transformer` makes them (`Activations`); and the
-workspace of the loss. A test compares it with what PyTorch really keeps. Speed is an assumption: the published peak of
-the GPU times the share of it (MFU) that you expect; 0.3 to 0.5 is what good codes reach with large models.
+workspace of the loss. A test compares it with what PyTorch really keeps on a CPU; what is different on a GPU (fused RMS
+norm, FlexAttention, masks of dropout) follows PyTorch's formulas and was not measured. Speed is an assumption: the
+published peak of the GPU times the share of it (MFU) that you expect; 0.3 to 0.5 is what good codes reach.
 
 What it leaves out. `torch.compile` keeps less than is counted here, because it computes cheap tensors again. The
 backward pass, the communication and the allocator need some percent more: leave a tenth free.
