@@ -12,7 +12,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["configs", "data", "instruct", "kernels", "kernels.masks", "model", "train"],
+    packages=["configs", "data", "instruct", "instruct.world", "kernels", "kernels.masks", "model", "train"],
     package_data={"configs": ["*.toml", "*/*.toml"]},
     install_requires=["torch>=2.11,<2.14", "numpy", "sentencepiece", "tqdm", "einops"],
     extras_require={
