@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from data.chat import ChatFormat, Conversation, prompt
+from data.chat import ChatFormat, Conversation
 from data.tokenizer import Tokenizer
-from model.generation import generate
+from model.complete import complete
 from model.heads import LanguageModel
+from model.load import LoadedModel
 from model.sampling import Sampling
 from train.distributed import Ranks
 
@@ -57,18 +59,11 @@ def answer_all(
     batch_rows: int = 64,
 ) -> list[Answer]:
     """One answer for each question, in order; questions of similar length are batched."""
-    room = model.config.context - new_tokens
-    prompts = [prompt(item.conversation, tokenizer, chat, room) for item in asked]
-    written: dict[int, str] = {}
-    order = sorted(range(len(asked)), key=lambda i: len(prompts[i]))
-    stops = [tokenizer.end, tokenizer.eos]
-    for start in range(0, len(order), batch_rows):
-        rows = order[start : start + batch_rows]
-        outputs = generate(model, [prompts[i] for i in rows], new_tokens, sampling, stops, seeds=rows)
-        written |= {i: tokenizer.decode(ids) for i, ids in zip(rows, outputs)}
+    loaded = LoadedModel(model, tokenizer, chat, Path())
+    said = complete(loaded, [item.conversation for item in asked], new_tokens, sampling, batch_rows=batch_rows)
     return [
-        Answer(item.task, item.conversation.messages[-2].content, item.expected, written[i])
-        for i, item in enumerate(asked)
+        Answer(item.task, item.conversation.messages[-2].content, item.expected, answer.text)
+        for item, answer in zip(asked, said)
     ]
 
 
