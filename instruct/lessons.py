@@ -1,0 +1,114 @@
+"""What one model is taught to do with instructions: every part it plays, as a conversation.
+
+A model that constructs its own instructions plays many parts: it carries instructions out, and it writes, continues,
+rewrites, takes apart and guesses them. Each part is a *lesson*: a conversation whose system message names the part and
+the language, whose user message is what is given, whose assistant message is what is wanted. To teach, give the last
+argument; to ask, leave it out:
+
+    execute("Sort the numbers.", "3 1 2", "1 2 3")          # a training row
+    execute("Sort the numbers.", "3 1 2")                   # a prompt
+    induce([("3 1 2", "1 2 3"), ("9 4", "4 9")], "en")      # what is the instruction?
+
+| part | given | wanted | from |
+|---|---|---|---|
+| execute | instruction, input | output | |
+| bare | nothing but the user's header | instruction, input | Magpie, Xu et al. 2024 |
+| continue | eight instructions | a ninth | Self-Instruct, Wang et al. 2023 |
+| classify | instruction | whether few answers are possible: yes, no | Self-Instruct |
+| input | instruction | an input | Self-Instruct, input first |
+| input for | instruction, output | an input with this output | Self-Instruct, output first |
+| deepen, widen | instruction | one that asks for more; a sibling | Evol-Instruct, Xu et al. 2023 |
+| paraphrase | instruction | other words, same meaning | |
+| back-translate | input and output, or a text | the instruction it answers | Humback, Li et al. 2023 |
+| induce | pairs of input and output | the instruction | Honovich et al. 2022 |
+| plan | instruction | simpler instructions, one a line | |
+
+The wording of the parts is fixed here: whoever asks uses the same layout as whoever taught.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from data.chat import Conversation, Message
+
+ARROW = " -> "
+LANGUAGES = {"en": "English", "zh": "中文"}
+SHOWN = 8  # instructions in a list that is to be continued
+
+
+def request(instruction: str, given: str = "") -> str:
+    """Instruction and input as one message; `split_request` undoes it."""
+    return f"{instruction}\n{given}" if given else instruction
+
+
+def split_request(text: str) -> tuple[str, str]:
+    """(instruction, input): the first line, and what follows it."""
+    instruction, _, given = text.partition("\n")
+    return instruction.strip(), given.strip()
+
+
+def execute(instruction: str, given: str = "", output: str | None = None) -> Conversation:
+    """The only part without a system message: it is what a user sees."""
+    return _lesson(None, request(instruction, given), output)
+
+
+def bare(instruction: str, given: str, output: str) -> Conversation:
+    """Teaches the user's turn itself, so that it can be sampled from its bare header; the answer is not learnt."""
+    said = Message("user", request(instruction, given), supervise=True)
+    return Conversation((said, Message("assistant", output, supervise=False)))
+
+
+def continue_list(shown: Sequence[str], language: str, instruction: str | None = None) -> Conversation:
+    """`shown`: the instructions that are listed, `SHOWN` of them."""
+    listed = "\n".join(f"{i}. {text}" for i, text in enumerate(shown, 1))
+    return _lesson("continue", listed, instruction, language)
+
+
+def classify(instruction: str, language: str, few_answers: bool | None = None) -> Conversation:
+    return _lesson("classify", instruction, None if few_answers is None else ("yes" if few_answers else "no"), language)
+
+
+def give_input(instruction: str, language: str, given: str | None = None) -> Conversation:
+    return _lesson("input", instruction, given, language)
+
+
+def give_input_for(instruction: str, output: str, language: str, given: str | None = None) -> Conversation:
+    return _lesson("input for", request(instruction, output), given, language)
+
+
+def deepen(instruction: str, language: str, child: str | None = None) -> Conversation:
+    return _lesson("deepen", instruction, child, language)
+
+
+def widen(instruction: str, language: str, child: str | None = None) -> Conversation:
+    return _lesson("widen", instruction, child, language)
+
+
+def paraphrase(instruction: str, language: str, other: str | None = None) -> Conversation:
+    return _lesson("paraphrase", instruction, other, language)
+
+
+def backtranslate(text: str, language: str, instruction: str | None = None) -> Conversation:
+    """`text`: a document, or `pair(input, output)`."""
+    return _lesson("back-translate", text, instruction, language)
+
+
+def induce(pairs: Iterable[tuple[str, str]], language: str, instruction: str | None = None) -> Conversation:
+    return _lesson("induce", "\n".join(pair(*each) for each in pairs), instruction, language)
+
+
+def plan(instruction: str, language: str, steps: Sequence[str] | None = None) -> Conversation:
+    return _lesson("plan", instruction, None if steps is None else "\n".join(steps), language)
+
+
+def pair(given: str, output: str) -> str:
+    return f"{given}{ARROW}{output}"
+
+
+def _lesson(part: str | None, given: str, wanted: str | None, language: str = "en") -> Conversation:
+    messages = [] if part is None else [Message("system", f"{part} {LANGUAGES[language]}")]
+    messages.append(Message("user", given))
+    if wanted is not None:
+        messages.append(Message("assistant", wanted))
+    return Conversation(tuple(messages))
