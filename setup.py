@@ -21,6 +21,6 @@ setup(
         "serve": ["fastapi", "uvicorn"],
         "track": ["tensorboard"],
         "peers": ["transformers"],
-        "test": ["pytest", "hypothesis", "safetensors", "ruff"],
+        "test": ["pytest", "hypothesis", "safetensors", "ruff", "rouge_score"],
     },
 )
