@@ -15,7 +15,7 @@ meanings: whatever is built here is a composition of the operations that are her
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from configs import check
@@ -47,7 +47,7 @@ TYPES = {
     "truth": "",  # bool; text "yes" / "no", "是" / "否"
 }
 
-#: What an operation over lists gives: the same list type that came in, or the type of its items.
+#: What an operation gives that works on several types: the very type that came in, or the type of a list's items.
 SAME, ITEM = "same", "item"
 
 
@@ -62,12 +62,21 @@ class Phrases:
     verbs   imperative clauses, lower case, no full stop: "sort {x} in ascending order", "将{x}从小到大排序"
     nouns   noun phrases for the result: "the sum of {x}", "{x}的总和"; they nest and stand in questions
             ("what is {noun}?"). May be empty.
+    spoken  how {k} is said where that is not as it is written: {"animal": "动物"}, {2: "second"}
     The last of `verbs` (or of `nouns`, when there is one verb only) is held out: no training text contains it, only the
     split of unseen phrasings. So there are at least three phrases in all.
     """
 
     verbs: tuple[str, ...]
     nouns: tuple[str, ...] = ()
+    spoken: Mapping[int | str, str] = field(default_factory=dict, hash=False)
+
+    def say(self, argument: int | str | None) -> str:
+        return self.spoken.get(argument, str(argument))
+
+    @property
+    def held_out(self) -> str:
+        return self.verbs[-1] if len(self.verbs) > 1 or not self.nouns else self.nouns[-1]
 
 
 @dataclass(frozen=True)
@@ -75,7 +84,8 @@ class Operation:
     """One typed function and its words.
 
     run(value, argument, language) -> value: pure; `argument` is None or one of `arguments`; `language` ("en" or "zh")
-    matters only where a text is made from a value that has none. Raises Undefined.
+    matters only where a text is made from a value that has none; it is that of the input where the input has one, else
+    that of the instruction. Raises Undefined.
     holds(value, argument, language, answer) -> bool: only where many answers are right (constrained writing); `run`
     then gives one of them. Such an operation can only come last.
     """
