@@ -16,6 +16,7 @@ argument; to ask, leave it out:
 | continue | eight instructions | a ninth | Self-Instruct, Wang et al. 2023 |
 | classify | instruction | whether few answers are possible: yes, no | Self-Instruct |
 | input | instruction | an input | Self-Instruct, input first |
+| label | instruction | one of its possible answers | Self-Instruct, output first |
 | input for | instruction, output | an input with this output | Self-Instruct, output first |
 | deepen, widen | instruction | one that asks for more; a sibling | Evol-Instruct, Xu et al. 2023 |
 | paraphrase | instruction | other words, same meaning | |
@@ -71,6 +72,10 @@ def classify(instruction: str, language: str, few_answers: bool | None = None) -
 
 def give_input(instruction: str, language: str, given: str | None = None) -> Conversation:
     return _lesson("input", instruction, given, language)
+
+
+def give_label(instruction: str, language: str, label: str | None = None) -> Conversation:
+    return _lesson("label", instruction, label, language)
 
 
 def give_input_for(instruction: str, output: str, language: str, given: str | None = None) -> Conversation:
