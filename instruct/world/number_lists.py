@@ -101,7 +101,7 @@ SUMMARIES = (
     ),
     Operation(
         "range", "numbers", "numbers", "number", lambda x, k, language: bounded(max(some(x)) - min(x)),
-        Phrases(("subtract the minimum of {x} from its maximum", "measure the spread of {x}",
+        Phrases(("subtract the minimum of {x} from the maximum", "measure the spread of {x}",
                  "see how far apart the extremes of {x} are"),
                 ("the range of {x}", "the gap between the largest and the smallest number in {x}")),
         Phrases(("用{x}的最大值减去最小值", "看看{x}里的最大数与最小数相差多少", "量一量{x}的跨度"),
@@ -117,7 +117,7 @@ SUMMARIES = (
     ),
     Operation(
         "average", "numbers", "numbers", "number", lambda x, k, language: sum(some(x)) // len(x),
-        Phrases(("average {x} rounding down", "divide the total of {x} by its count rounding down",
+        Phrases(("average {x} rounding down", "share the total of {x} out equally rounding down",
                  "level {x} out to one common value rounding down"),
                 ("the rounded-down average of {x}", "the mean of {x} rounded down")),
         Phrases(("对{x}取平均并向下取整", "用{x}的总量除以个数并向下取整", "把{x}均分并向下取整"),
@@ -179,7 +179,7 @@ EACH = (
     Operation(
         "differences", "numbers", "numbers", "numbers", lambda x, k, language: differences(x),
         Phrases(("subtract each number in {x} from the next one", "take the steps between neighbours in {x}",
-                 "turn {x} into its successive differences"),
+                 "turn {x} into successive differences"),
                 ("the list of steps from each number to the next in {x}", "the difference sequence of {x}")),
         Phrases(("在{x}中用每个数的下一个数减去它", "把{x}换成相邻两数的差", "逐步写下{x}里相邻的数差多少"),
                 ("{x}的差分数列", "{x}的相邻差列表")),
@@ -222,16 +222,16 @@ CHOICES = (
     Operation(
         "remove_largest", "numbers", "numbers", "numbers", lambda x, k, language: without(max, x),
         Phrases(("remove the largest value from {x}", "delete every copy of the maximum from {x}",
-                 "strip {x} of its biggest value"),
-                ("everything below the maximum of {x}", "the part of {x} without its largest value")),
+                 "strip {x} of the biggest value"),
+                ("everything below the maximum of {x}", "the part of {x} without the largest value")),
         Phrases(("去掉{x}中的最大值", "把{x}里最大的数都删掉", "从{x}中剔除最大的数"),
                 ("{x}去掉最大值所剩的数", "{x}中除最大值以外的数")),
     ),
     Operation(
         "remove_smallest", "numbers", "numbers", "numbers", lambda x, k, language: without(min, x),
         Phrases(("remove the smallest value from {x}", "delete every copy of the minimum from {x}",
-                 "strip {x} of its lowest value"),
-                ("everything above the minimum of {x}", "the part of {x} without its smallest value")),
+                 "strip {x} of the lowest value"),
+                ("everything above the minimum of {x}", "the part of {x} without the smallest value")),
         Phrases(("去掉{x}中的最小值", "把{x}里最小的数都删掉", "从{x}中剔除最小的数"),
                 ("{x}去掉最小值所剩的数", "{x}中除最小值以外的数")),
     ),
