@@ -36,14 +36,20 @@ class LoadedModel:
 
 
 def model_files(model: LanguageModel, tokenizer: Tokenizer, chat: ChatFormat) -> dict[str, bytes]:
-    """The files of a checkpoint that make a model usable; `load_run` reads them."""
+    """The files of a checkpoint that make a model usable; `load_run` reads them.
+
+    The weights of a model that is sharded over ranks are not among them: gathering them takes all ranks, and the
+    trainer adds them (`train.sharded.whole_weights`), so that every checkpoint has them whole, in one file.
+    """
     description = {
         "config": to_dict(model.config),
         "head": model.head_name,
         "tokenizer_sha256": tokenizer.sha256,
     }
+    parameters = dict(model.named_parameters())
+    sharded = any(hasattr(parameter, "full_tensor") for parameter in parameters.values())  # a DTensor, unimported
     return {
-        WEIGHTS: encode_tensors(dict(model.named_parameters())),
+        **({} if sharded else {WEIGHTS: encode_tensors(parameters)}),
         DESCRIPTION: json.dumps(description, indent=1).encode(),
         TOKENIZER: tokenizer.model_bytes,
         CHAT: json.dumps(to_dict(chat), indent=1).encode(),

@@ -16,9 +16,10 @@ from model.storage import list_checkpoints, newest_intact
 from tests.tiny import tiny_overrides
 from train.distributed import Ranks
 from train.objectives import LossTerms, language_modelling
+from train.parallel import compute_dtype, wants_compile
 from train.pretrain import PretrainConfig, build_trainer
 from train.run import RunFolder, TrainState, read_metrics
-from train.trainer import TrainConfig, compute_dtype, wants_compile
+from train.trainer import TrainConfig
 
 CONFIG = "configs/demo/pretrain.toml"
 
@@ -79,7 +80,7 @@ def test_gradient_is_that_of_the_global_mean_in_float64(tmp_path):
         terms = trainer.module(micro)
         terms.total.backward()
         total_weight += float(terms.weight)
-    trainer._normalise_and_clip(torch.tensor(total_weight, dtype=torch.float64))
+    trainer._normalise_and_clip(trainer.optimizer.gradients(), torch.tensor(total_weight, dtype=torch.float64))
     norm = torch.stack([g.norm() for g in expected.values()]).norm()
     factor = min(1.0, trainer.clip / (float(norm) + 1e-6))
     for name, parameter in model.named_parameters():

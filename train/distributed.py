@@ -8,8 +8,10 @@ of the cores instead.
 from __future__ import annotations
 
 import os
+import time
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -17,7 +19,9 @@ from torch import Tensor
 
 from configs import UserError
 
+T = TypeVar("T")
 TIMEOUT = timedelta(minutes=10)
+POLL_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -39,9 +43,45 @@ class Ranks:
             dist.all_reduce(values)
         return values
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is true on one of the ranks; the same answer on all."""
+        return bool(self.sum(torch.tensor(float(flag), device=self.device)))
+
+    def from_main(self, value: T) -> T:
+        """What the main rank has, on all ranks."""
+        if self.world == 1:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
+
+
+class Post:
+    """Short messages between ranks, through the store of the process group: for threads beside the training, which
+    must not use collectives. All ranks make one at the same place of the program, then its topics are its own.
+    """
+
+    def __init__(self, ranks: Ranks):
+        self.rank, self.world, self.is_main = ranks.rank, ranks.world, ranks.is_main
+        store = dist.distributed_c10d._get_default_store()
+        self._store = dist.PrefixStore(f"post {store.add(f'posts of {ranks.rank}', 1)}", store)
+
+    def say(self, topic: str, text: str) -> None:
+        """Leave a message, not empty, for all others."""
+        self._store.set(f"{self.rank} {topic}", text)
+
+    def hear(self, topic: str, rank: int) -> str:
+        """Wait for what that rank says. Raises UserError when it says nothing within `TIMEOUT`."""
+        deadline = time.monotonic() + TIMEOUT.total_seconds()
+        while not self._store.check([f"{rank} {topic}"]):
+            if time.monotonic() > deadline:
+                raise UserError(f"rank {rank} has not answered for {TIMEOUT}; look at its output")
+            time.sleep(POLL_SECONDS)
+        return self._store.get(f"{rank} {topic}").decode()
 
 
 def setup(device: str = "auto", threads: int = 0) -> Ranks:

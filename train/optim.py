@@ -2,16 +2,20 @@
 
 - `adamw` (Loshchilov and Hutter 2019) for everything, with torch's fused kernel (2.6 times faster on the CPU we
   measured).
-- `muon` (Jordan et al. 2024; `torch.optim.Muon`): the matrices inside the blocks are updated by the orthogonalised
+- `muon` (Jordan et al. 2024): the matrices inside the blocks are updated by the orthogonalised
   momentum, everything else (embeddings, output matrix, norms, biases) by AdamW. The update is scaled to the root mean
   square of an AdamW update ("match_rms_adamw", Liu et al. 2025), so that one learning rate fits both.
 
 Weight decay applies to matrices, not to vectors. Which parameter goes where is decided by `parameter_groups`, once.
+
+Of parameters that are sharded over ranks (`train.sharded`) each rank updates its own rows, as plain tensors. That is
+all there is to AdamW, which treats every number by itself; Muon needs whole matrices: see `orthogonalise_rows`.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -19,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from configs import check
+from train.sharded import orthogonalise_rows, rows_here
 
 
 @dataclass(frozen=True)
@@ -102,34 +107,94 @@ def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     return groups
 
 
+# Muon ----------------------------------------------------------------------------------------------------------------
+
+COEFFICIENTS = (3.4445, -4.775, 2.0315)  # of the quintic iteration; they make its slope at zero steep
+ITERATIONS = 5
+
+
+def newton_schulz(matrix: Tensor) -> Tensor:
+    """The nearest (half-)orthogonal matrix, roughly: singular values between 0.5 and 1.5 or so. (M, N) -> bfloat16."""
+    a, b, c = COEFFICIENTS
+    x = matrix.bfloat16()
+    x = x.T if matrix.shape[0] > matrix.shape[1] else x
+    x = x / x.norm().clamp(min=1e-7)
+    for _ in range(ITERATIONS):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.T if matrix.shape[0] > matrix.shape[1] else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum of matrices, made orthogonal, with Nesterov's look ahead and decoupled weight decay.
+
+    Equal to `torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")` to the bit; this one can be given rows only.
+    shapes: of the whole matrices. orthogonalise: takes what this rank has of all matrices and gives as much of the
+    orthogonal ones, in order; by default the matrices are whole.
+    """
+
+    def __init__(
+        self,
+        params: list[nn.Parameter],
+        shapes: list[torch.Size],
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        orthogonalise: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
+    ):
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
+        self.shapes = dict(zip(params, shapes))
+        self.orthogonalise = orthogonalise or (lambda matrices: map(newton_schulz, matrices))
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            ahead = (self._look_ahead(p, group["momentum"]) for p in params)
+            for p, update in zip(params, self.orthogonalise(ahead)):
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-group["lr"] * (0.2 * math.sqrt(max(self.shapes[p]))))
+
+    def _look_ahead(self, p: nn.Parameter, momentum: float) -> Tensor:
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p)
+        return p.grad.lerp(state["momentum_buffer"].lerp_(p.grad, 1 - momentum), momentum)
+
+
+# Both together -------------------------------------------------------------------------------------------------------
+
+
 class Optimizer:
     """One or two torch optimizers that act as one; its state is a flat dictionary of named tensors.
 
-    `set_lr(factor)`, `step()`, `zero_grad()`, `state_tensors()`, `load_state_tensors(tensors)`.
+    `set_lr(factor)`, `gradients()`, `step(healthy)`, `zero_grad()`, `state_tensors()`, `load_state_tensors(tensors)`.
+
+    parameters: those of the model, by name. shards: what of each lies on this rank, in the same memory; where nothing
+    is sharded, the parameters themselves.
     """
 
     def __init__(self, model: nn.Module, config: OptimizerConfig):
         groups = parameter_groups(model)
         self.parameters = {name: p for group in groups.values() for name, p in group.items()}
+        self.shards = {name: rows_here(p) for name, p in self.parameters.items()}
         self.parts: list[torch.optim.Optimizer] = []
         self.base_lr: list[list[float]] = []
         self.owner: dict[nn.Parameter, torch.optim.Optimizer] = {}
-        decayed = dict(groups["matrices"])
+        decayed = [self.shards[name] for name in groups["matrices"]]
+        hidden = [self.shards[name] for name in groups["hidden"]]
         if config.kind == "muon":
+            wholes = list(groups["hidden"].values())
+            shapes = [p.shape for p in wholes]
+            divided = wholes and wholes[0] is not hidden[0]
+            work = (lambda rows: orthogonalise_rows(newton_schulz, rows, wholes)) if divided else None
             lr = config.lr * config.muon_factor
-            muon = torch.optim.Muon(
-                list(groups["hidden"].values()),
-                lr=lr,
-                weight_decay=config.weight_decay,
-                momentum=config.momentum,
-                adjust_lr_fn="match_rms_adamw",
-            )
-            self._add(muon)
+            self._add(Muon(hidden, shapes, lr, config.weight_decay, config.momentum, work))
         else:
-            decayed |= groups["hidden"]
+            decayed += hidden
         adamw = [
-            {"params": list(decayed.values()), "weight_decay": config.weight_decay},
-            {"params": list(groups["vectors"].values()), "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": config.weight_decay},
+            {"params": [self.shards[name] for name in groups["vectors"]], "weight_decay": 0.0},
         ]
         betas = (config.beta1, config.beta2)
         self._add(torch.optim.AdamW([g for g in adamw if g["params"]], config.lr, betas, config.eps, fused=True))
@@ -144,6 +209,13 @@ class Optimizer:
         for part, peaks in zip(self.parts, self.base_lr):
             for group, peak in zip(part.param_groups, peaks):
                 group["lr"] = peak * factor
+
+    def gradients(self) -> list[Tensor]:
+        """What of each gradient lies on this rank, after the backward pass; from now on `shards` have them too."""
+        for name, p in self.parameters.items():
+            if self.shards[name] is not p:
+                self.shards[name].grad = None if p.grad is None else p.grad.to_local()
+        return [shard.grad for shard in self.shards.values() if shard.grad is not None]
 
     def step(self, healthy: Tensor) -> None:
         """Update where `healthy` (bool scalar on the device) is true; else nothing changes, no counter either.
@@ -174,15 +246,15 @@ class Optimizer:
         return [*parameters, *states]
 
     def zero_grad(self) -> None:
-        for parameter in self.parameters.values():
+        for parameter in (*self.parameters.values(), *self.shards.values()):
             parameter.grad = None
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """Everything the optimizer remembers, as `name of the parameter/name of the state`."""
+        """Everything the optimizer remembers on this rank, as `name of the parameter/name of the state`."""
         return {
             f"{name}/{key}": value
-            for name, parameter in self.parameters.items()
-            for key, value in self.owner[parameter].state.get(parameter, {}).items()
+            for name, shard in self.shards.items()
+            for key, value in self.owner[shard].state.get(shard, {}).items()
         }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -191,7 +263,7 @@ class Optimizer:
             part.state.clear()
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
-            if name not in self.parameters:
+            if name not in self.shards:
                 raise ValueError(f"the optimizer state has {name}, which is no parameter of this model")
-            parameter = self.parameters[name]
-            self.owner[parameter].state[parameter][key] = value.to(parameter.device, copy=True)
+            shard = self.shards[name]
+            self.owner[shard].state[shard][key] = value.to(shard.device, copy=True)

@@ -31,9 +31,9 @@ from model.config import ModelConfig
 from model.count import count_parameters, matrix_parameters, training_flops
 from model.heads import HeadName
 from model.transformer import Transformer
+from train.parallel import compute_dtype
 from train.pretrain import PretrainConfig
 from train.track import GPUS, Gpu
-from train.trainer import compute_dtype
 
 GIB = 2**30
 

@@ -17,7 +17,7 @@ def can_plot() -> bool:
     return importlib.util.find_spec("matplotlib") is not None
 
 
-def _figure(width: float, height: float):
+def figure_of(width: float, height: float):
     if not can_plot():
         raise UserError("pictures need matplotlib: pip install 'zhiling[plot]'")
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ def _figure(width: float, height: float):
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _quiet(axes) -> None:
+def quiet(axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6e8eb", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -39,7 +39,7 @@ def draw_training(
     path: Path,
 ) -> None:
     """Loss over steps beside one held-out figure, with a baseline as a dashed line."""
-    figure = _figure(9, 3.6)
+    figure = figure_of(9, 3.6)
     left, right = figure.subplots(1, 2)
     train = [(r["step"], r["loss"]) for r in metrics if r["kind"] == "train"]
     held_out = [(r["step"], r["loss"]) for r in metrics if r["kind"] == "evaluation"]
@@ -54,13 +54,13 @@ def draw_training(
     right.set(xlabel="step", ylabel=label, title=f"{label}, held out")
     right.legend(frameon=False)
     for axes in (left, right):
-        _quiet(axes)
+        quiet(axes)
     figure.savefig(path, dpi=130)
 
 
 def draw_tasks(tasks: Mapping[str, Mapping[str, float]], path: Path) -> None:
     """Held-out accuracy of each task as bars, with the best constant answer as a mark."""
-    figure = _figure(9, 0.5 + 0.36 * len(tasks))
+    figure = figure_of(9, 0.5 + 0.36 * len(tasks))
     axes = figure.subplots()
     names = list(tasks)[::-1]
     axes.barh(names, [tasks[name]["accuracy"] for name in names], color=BLUE, height=0.62, label="tuned model")

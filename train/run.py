@@ -26,6 +26,9 @@ OPTIMIZER, STATE = "optimizer.safetensors", "state.json"
 FREE = {
     "run",
     "device",
+    "micro_batch",
+    "parallel",
+    "activation_checkpointing",
     "threads",
     "log_every",
     "evaluate_every",

@@ -16,15 +16,13 @@ Three properties hold by construction, and tests prove them:
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import math
-import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -37,15 +35,18 @@ from configs import UserError, check
 from data.batches import Batch, Rows
 from data.order import key, rank_positions, samples_at
 from model.load import WEIGHTS, load_weights
-from model.storage import decode_tensors, encode_tensors, newest_intact
-from train.checkpoint import Saver
-from train.distributed import Ranks
+from model.storage import decode_tensors, encode_tensors
+from train.checkpoint import Saver, newest_for_all
+from train.distributed import Post, Ranks
 from train.faults import Faults
 from train.faults import problems as fault_problems
 from train.guard import Guard, GuardConfig
-from train.objectives import Objective, ObjectiveModule
+from train.objectives import Objective
 from train.optim import Optimizer, OptimizerConfig, ScheduleConfig
-from train.run import OPTIMIZER, STATE, RunFolder, TrainState
+from train.parallel import Parallel, compute_dtype, is_sharded, prepare_module, settle_buckets, wants_compile
+from train.pieces import load_optimizer, save_optimizer
+from train.run import STATE, RunFolder, TrainState
+from train.sharded import gathered, global_norm, sharded_layer_norms, whole_weights
 from train.track import Tracker, layer_norms, utilisation
 from train.watchdog import Watchdog
 
@@ -66,10 +67,12 @@ class TrainConfig:
 
     steps            optimizer updates
     batch_size       rows of one update, over all ranks
-    micro_batch      rows of one forward pass on one rank; 0: all of the rank's rows at once precision
-    "float32", "bfloat16" (activations and matrix products; parameters stay float32), or "auto": bfloat16
-                     where the hardware multiplies it
+    micro_batch      rows of one forward pass on one rank; 0: all of the rank's rows at once
+    precision        "float32", "bfloat16" (activations and matrix products; parameters stay float32), or "auto":
+                     bfloat16 where the hardware multiplies it
     compile          "on", "off", or "auto": where a compiler is found
+    parallel         "ddp": a whole model on each rank; "fsdp": each rank holds its part, see `train.sharded`
+    activation_checkpointing   "none", or "blocks": a block is computed again in the backward pass
     device, threads  see `train.distributed.setup`
     log_every, evaluate_every, save_every   in steps; 0: only at the end
     keep             checkpoints that are kept, besides the one with the best held-out loss; 0: all
@@ -85,6 +88,8 @@ class TrainConfig:
     micro_batch: int = 0
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    parallel: Parallel = "ddp"
+    activation_checkpointing: Literal["none", "blocks"] = "none"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 0
     log_every: int = 10
@@ -141,55 +146,65 @@ class Trainer:
         seed: int = 0,
     ):
         self.config, self.schedule, self.clip, self.seed = config, schedule, optimizer.clip, seed
-        self.model, self.rows, self.run, self.ranks = model.to(ranks.device), rows, run, ranks
+        self.model, self.rows, self.run, self.ranks = model, rows, run, ranks
         self.files, self.evaluate = files, evaluate or dict
         self.micro_batch = config.micro_batch or config.rows_per_rank(ranks.world)
         config.rows_per_rank(ranks.world)
-        model.trunk.compute_dtype = compute_dtype(config.precision, ranks.device)
-        self.optimizer = Optimizer(model, optimizer)
+        self.sharded = is_sharded(config.parallel, ranks)
         self.state = TrainState(world=ranks.world)
         self.guard = Guard(config.guard, ranks.device)
         self.faults = Faults(config.faults, ranks.rank)
         self.watchdog = Watchdog(ranks.rank, ranks.world, config.stall_seconds)
-        self.saver = Saver(run.path, config.keep, self.faults)
+        self.saver = Saver(run.path, config.keep, self.faults, Post(ranks) if self.sharded else None)
         self.pending: list[Pending] = []
-        self.resume()
+        found = self.resume()
+        model.trunk.compute_dtype = compute_dtype(config.precision, ranks.device)
+        compiled = wants_compile(config.compile, ranks)
+        self.module = prepare_module(
+            model, objective, config.parallel, config.activation_checkpointing, compiled, ranks
+        )
+        self.optimizer = Optimizer(model, optimizer)
+        if found is not None:
+            load_optimizer(self.optimizer, *found, self.sharded)
+        self.settled = self.sharded or ranks.world <= 2
         if config.track and ranks.is_main:
             run.tracker = Tracker(run.path, self.state.step)
-        module: nn.Module = ObjectiveModule(model, objective)
-        if wants_compile(config.compile, ranks):
-            module = torch.compile(module, dynamic=False)
-        if ranks.world > 1:
-            module = DistributedDataParallel(module, gradient_as_bucket_view=True)
-        self.module = module
         self.stop_signal = 0
         self.read_at = time.perf_counter()
 
     # Resume and save --------------------------------------------------------------------------------------------------
 
-    def resume(self) -> None:
-        """Continue from the newest intact checkpoint of the run folder, if there is one."""
-        found = newest_intact(self.run.path)
+    def resume(self) -> tuple[Path, dict[str, bytes]] | None:
+        """Take state and weights from the newest checkpoint that is intact for all ranks; the folder and its files.
+
+        Every rank reads the whole weights, also where it will keep a part of them. None when there is no checkpoint.
+        """
+        found = newest_for_all(self.run.path, self.ranks, self.sharded)
         if found is None:
             self.run.forget_after(-1)
-            return
+            return None
         folder, files = found
         self.state = TrainState.from_json(files[STATE])
         self.guard.load_list(self.state.guard)
         load_weights(self.model, decode_tensors(files[WEIGHTS], str(folder)), str(folder))
-        self.optimizer.load_state_tensors(decode_tensors(files[OPTIMIZER], str(folder)))
         self.run.forget_after(self.state.step)
         if self.ranks.is_main:
             done = "finished" if self.state.finished else f"continuing at step {self.state.step}"
             print(f"{self.run.path}: {done} (checkpoint {folder.name})")
+        return found
 
     def save(self) -> None:
         """Copy this moment and have it written beside the training; old checkpoints are deleted after that."""
         self.state.guard = self.guard.to_list()
+        files: dict[str, bytes] = {}
+        weights = whole_weights(self.model, self.ranks) if self.sharded else {}
+        if self.sharded or self.ranks.is_main:
+            files = save_optimizer(self.optimizer, self.ranks, self.sharded)
         if self.ranks.is_main:
-            files = self.files()
-            files[OPTIMIZER] = encode_tensors(self.optimizer.state_tensors())
+            files |= {WEIGHTS: encode_tensors(weights)} if self.sharded else {}
+            files |= self.files()
             files[STATE] = self.state.to_json()
+        if files:
             self.saver.save(self.state.step, files, self.state.best_step)
 
     # The loop ---------------------------------------------------------------------------------------------------------
@@ -202,7 +217,7 @@ class Trainer:
         config, state = self.config, self.state
         if state.finished:
             return state
-        with self._signals(), self.watchdog, self._bar() as bar:
+        with self._signals(), self._tracking(), self.watchdog, self._bar() as bar:
             while state.step < config.steps and not self.stop_signal:
                 self.launch()
                 if self.reads_now():
@@ -229,11 +244,20 @@ class Trainer:
     def _extras(self, record: dict[str, float]) -> dict[str, float]:
         """Figures of the hardware, where they are known, and of the layers, where they are wanted."""
         extras = utilisation(self.model, self.model.config.context, record["tokens_per_second"], self.ranks)
-        return extras | layer_norms(self.model) if self.config.norms else extras
+        if not self.config.norms:
+            return extras
+        return extras | (
+            sharded_layer_norms(self.optimizer.shards, self.ranks) if self.sharded else layer_norms(self.model)
+        )
 
     def _evaluate(self) -> bool:
-        """Log the held-out figures; whether their loss is the best so far."""
-        figures = self.evaluate()
+        """Log the held-out figures; whether their loss is the best so far. Each forward pass is progress."""
+        progress = self.model.trunk.register_forward_hook(lambda *_: self.watchdog.mark())
+        try:
+            with gathered(self.module):
+                figures = self.evaluate()
+        finally:
+            progress.remove()
         self.run.log({"kind": "evaluation", "step": self.state.step, **figures})
         improved = figures.get("loss", math.inf) < self.state.best_loss
         if improved:
@@ -259,14 +283,19 @@ class Trainer:
         samples = samples_at(positions, len(self.rows), self.seed)
         batch = self.rows.batch(samples, positions).to(ranks.device)
         self.watchdog.mark()
+        micro_batches = batch.split(self.micro_batch)
+        if not self.settled:
+            settle_buckets(self.module, micro_batches[0])
+            self.settled = True
         torch.manual_seed(int(key(self.seed, state.step, ranks.rank) >> 1))  # dropout
         self.module.train()
         self.optimizer.zero_grad()
-        sums = self._accumulate(batch.split(self.micro_batch), number)
+        sums = self._accumulate(micro_batches, number)
         total, weight, stop = ranks.sum(sums)
         loss = total / weight.clamp(min=1e-12)
-        self.faults.on_gradients(self.optimizer.parameters, number)
-        norm = self._normalise_and_clip(weight)
+        gradients = self.optimizer.gradients()
+        self.faults.on_gradients(self.optimizer.shards, number)
+        norm = self._normalise_and_clip(gradients, weight)
         healthy = self.guard.judge(loss, norm) & (weight > 0)
         lr = self.schedule.factor(state.step, config.steps)
         self.optimizer.set_lr(lr)
@@ -291,13 +320,14 @@ class Trainer:
         sums[2] = self.stop_signal
         return sums
 
-    def _normalise_and_clip(self, weight: Tensor) -> Tensor:
+    def _normalise_and_clip(self, gradients: list[Tensor], weight: Tensor) -> Tensor:
         """Turn summed gradients into those of the global mean and clip them; returns the norm before clipping."""
-        gradients = [p.grad for p in self.optimizer.parameters.values() if p.grad is not None]
-        factor = self.ranks.world / weight.clamp(min=1e-12)  # DDP has divided by the world
+        factor = self.ranks.world / weight.clamp(min=1e-12)  # both kinds of parallelism have divided by the world
         torch._foreach_mul_(gradients, factor.to(gradients[0].dtype))
         norm = torch.nn.utils.get_total_norm(gradients)
-        torch.nn.utils.clip_grads_with_norm_(self.optimizer.parameters.values(), self.clip, norm)
+        if self.sharded:
+            norm = global_norm(norm, self.ranks)
+        torch.nn.utils.clip_grads_with_norm_(self.optimizer.shards.values(), self.clip, norm)
         return norm
 
     def reads_now(self) -> bool:
@@ -357,6 +387,15 @@ class Trainer:
         )
 
     @contextlib.contextmanager
+    def _tracking(self):
+        """Close what mirrors the records; a later one would open it again."""
+        try:
+            yield
+        finally:
+            if self.run.tracker is not None:
+                self.run.tracker.close()
+
+    @contextlib.contextmanager
     def _signals(self):
         """SIGTERM and SIGINT ask for a save after the step at hand; a second one acts at once."""
 
@@ -370,33 +409,3 @@ class Trainer:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-
-
-def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of activations: see `TrainConfig.precision`."""
-    if precision == "auto":
-        if device.type == "cuda":
-            fast = torch.cuda.is_bf16_supported()
-        else:
-            fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if fast else torch.float32
-    return getattr(torch, precision)
-
-
-def wants_compile(mode: str, ranks: Ranks) -> bool:
-    """Whether to call torch.compile; it would fail at the first step, so the compiler is looked for before.
-
-    Raises UserError when compile is "on" and there is no compiler.
-    """
-    if mode == "off":
-        return False
-    needs = "Triton" if ranks.device.type == "cuda" else "a C++ compiler (g++ or clang++)"
-    if ranks.device.type == "cuda":
-        found = importlib.util.find_spec("triton") is not None
-    else:
-        found = bool(os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++"))
-    if not found and mode == "on":
-        raise UserError(f"train.compile is on but {needs} was not found; install it or set train.compile=off")
-    if not found and ranks.is_main:
-        print(f"not compiled: {needs} was not found", file=sys.stderr)
-    return found

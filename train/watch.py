@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs import UserError, run_main
-from train.plots import _figure, _quiet
+from train.plots import figure_of, quiet
 from train.run import read_metrics
 from train.track import figures
 
@@ -196,7 +196,7 @@ def plot(found: Sequence[Curve], metric: str, path: Path) -> None:
     """
     if path.suffix.lower() not in PICTURES:
         raise UserError(f"{path} is no picture that can be written; name a file that ends in {' or '.join(PICTURES)}")
-    figure = _figure(9, 4.5)
+    figure = figure_of(9, 4.5)
     axes = figure.subplots()
     for curve in found:
         steps, values = zip(*curve.points) if curve.points else ((), ())
@@ -210,7 +210,7 @@ def plot(found: Sequence[Curve], metric: str, path: Path) -> None:
             axes.plot(*running_means(curve.points, count), color=line.get_color(), linewidth=1.6, label=label)
     axes.set(xlabel="step", ylabel=metric)
     axes.legend(frameon=False)
-    _quiet(axes)
+    quiet(axes)
     figure.savefig(path, dpi=130)
 
 
