@@ -148,6 +148,8 @@ def _may_begin(tokens: list[Token], start: int) -> bool:
     if before.kind == "word":
         if before.text[0] >= "\u4e00":
             return before.text[-1] not in CHANGING_CHARACTERS
+        if first.kind == "operator":  # "the price -3 + 5 = 2"
+            return False
         word = before.text.lower()
         return first.gap and len(word) > 1 and word not in CHANGING and word not in _NUMBERED
     if before.kind == "other":
