@@ -116,7 +116,7 @@ def _item(record: Record) -> Iterator[str]:
     sampled = "".join(f", {key} {value:g}" for key, value in sorted(origin.sampling.items()))
     yield f"  origin       {origin.method}: {METHODS[origin.method.partition(':')[0]]}; round {origin.round}{sampled}"
     facts = {"checkpoint": origin.checkpoint, "place": origin.place, "behaviour": record.behaviour}
-    facts["program"] = None if record.program is None else " | ".join(record.program)
+    facts["program"] = record.program
     facts["scores"] = ", ".join(f"{key} {value:.4g}" for key, value in sorted(record.scores.items()))
     yield from (f"  {name:12} {value}" for name, value in facts.items() if value)
 
@@ -132,7 +132,7 @@ def stats(records: Iterable[Record]) -> dict[str, Any]:
         methods[record.origin.method].update(raw=1, kept=int(record.kept))
         if record.kept or record.decision is None:
             standing.append(record)
-    programs = [record.program for record in standing if record.program]
+    programs = [record.program.split(" | ") for record in standing if record.program]
     instances = [instance for record in standing for instance in record.instances]
     return {
         "records": sum(counts["raw"] for counts in methods.values()),
@@ -149,7 +149,7 @@ def stats(records: Iterable[Record]) -> dict[str, Any]:
     }
 
 
-def diversity(instructions: list[str], programs: list[tuple[str, ...]]) -> dict[str, float]:
+def diversity(instructions: list[str], programs: list[list[str]]) -> dict[str, float]:
     """Share of distinct instructions, of distinct words and pairs of words, and how evenly pairs of operations occur
     (entropy in bits: n equally frequent pairs have log2 n)."""
     words = [WORDS.findall(text.lower()) for text in instructions]

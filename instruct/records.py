@@ -158,8 +158,9 @@ class Decision:
 
 @dataclass(frozen=True)
 class Record:
-    """One instruction. `lang` is "en", "zh" or "" (neither) and follows from the text when not given; `program` is its
-    steps as text, where it could be read; `behaviour` their fingerprint; `decision` is None before it was judged.
+    """One instruction. `lang` is "en", "zh" or "" (neither) and follows from the text when not given; `program` is what
+    it means ("sort_up | item 2"), where it could be read; `behaviour` is its fingerprint; `decision` is None before it
+    was judged.
 
     Raises `UserError` naming all that contradicts itself; a record that was kept has no answer known to be wrong.
     """
@@ -169,7 +170,7 @@ class Record:
     lang: str | None = None
     is_classification: bool | None = None
     origin: Origin = Origin()
-    program: tuple[str, ...] | None = None
+    program: str | None = None
     behaviour: str | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
     decision: Decision | None = None
