@@ -220,9 +220,10 @@ def _is_unicode(text: str) -> bool:
 def to_row(record: Record) -> Row:
     """The JSON object of a record, keys in their fixed order (new ones are added at the end)."""
     row = {"id": record.id, "lang": record.lang, "instruction": record.instruction}
-    row["instances"] = [dataclasses.asdict(instance) for instance in record.instances]
+    row["instances"] = [dict(vars(instance)) for instance in record.instances]
     row["is_classification"] = record.is_classification
-    row["origin"] = dataclasses.asdict(record.origin) | {"sampling": _sorted(record.origin.sampling)}
+    origin = record.origin
+    row["origin"] = vars(origin) | {"parents": list(origin.parents), "sampling": _sorted(origin.sampling)}
     row |= {"program": record.program, "behaviour": record.behaviour, "scores": _sorted(record.scores)}
     decision = record.decision
     row["decision"] = decision and {
@@ -245,9 +246,9 @@ def from_row(row: Row) -> Record:
     """
     record = _typed(Record, {key: value for key, value in row.items() if key not in ("id", "split")}, "")
     meant = to_row(record)
-    _agrees(row, meant, ("id", "split"))
     if record.decision is not None:
         _agrees(row["decision"], meant["decision"], ("kept", "stage"))
+    _agrees(row, meant, ("id", "split"))
     return record
 
 
