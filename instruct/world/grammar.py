@@ -1,0 +1,429 @@
+"""Grammar: every program put into words, in many ways, in English and Chinese.
+
+    grammar = Grammar(world())
+    grammar.phrase(program, Random(0), "en")                        # "First sort the numbers, then double the result."
+    grammar.phrase(program, Random(0), "zh", held_out=True)         # words that no training text contains
+    grammar.phrase(capital, Random(0), "en", literal="France")      # "What is the capital of France?"
+    grammar.count(program, "en")                                    # in how many ways
+
+What it is. An operation has verbs ("sort {x}") and nouns ("the sum of {x}"). The grammar builds instructions of them:
+one clause (a verb, or a frame such as "find {n}" around a noun), nouns inside nouns and verbs ("double the sum of the
+numbers"), and chains of clauses under a connector ("first ..., then ..."), in which later ones speak of "the result".
+The object is a name for an input that is given beside the instruction ("the numbers"), or the input itself.
+
+Why a tree of choices. All ways to say a program are one small tree of alternatives (`Either`) and sequences (`Both`).
+Drawing from it, counting it and listing it are three walks over the same tree, so that tests can compare what is
+drawn and what is read with everything that can be said.
+
+Held out. The last phrase of each operation, name, frame, opening and two connectors are for the split of unseen
+phrasings: an instruction phrased with `held_out=True` uses at least the held-out phrase of its last operation.
+
+What it leaves out. Free word order, synonyms inside a phrase, pronouns other than those of `BACK`. What people say
+beyond that is in `instruct.world.splits.HUMAN`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from random import Random
+from typing import NamedTuple
+
+from configs import UserError
+from instruct.world.operation import TYPES
+from instruct.world.program import Program, Step, World
+
+# The words of the grammar itself; of every tuple the last is held out -------------------------------------------------
+
+#: What an input is called: (noun, its plural?) for each type.
+NOUNS = {
+    "en": {
+        "list": ("list", False),
+        "numbers": ("numbers", True),
+        "words": ("words", True),
+        "number": ("number", False),
+        "word": ("word", False),
+        "letter": ("letter", False),
+        "country": ("country", False),
+        "city": ("city", False),
+        "currency": ("currency", False),
+        "continent": ("continent", False),
+        "language": ("language", False),
+        "element": ("element", False),
+        "symbol": ("chemical symbol", False),
+        "month": ("month", False),
+        "weekday": ("weekday", False),
+        "animal": ("animal", False),
+        "planet": ("planet", False),
+        "sentence": ("sentence", False),
+        "expression": ("expression", False),
+        "graph": ("graph", False),
+        "tasks": ("tasks", True),
+        "blocks": ("blocks", True),
+        "truth": ("answer", False),
+    },
+    "zh": {
+        "list": ("列表", False),
+        "numbers": ("数", True),
+        "words": ("词", True),
+        "number": ("数", False),
+        "word": ("词", False),
+        "letter": ("字母", False),
+        "country": ("国家", False),
+        "city": ("城市", False),
+        "currency": ("货币", False),
+        "continent": ("大洲", False),
+        "language": ("语言", False),
+        "element": ("元素", False),
+        "symbol": ("元素符号", False),
+        "month": ("月份", False),
+        "weekday": ("星期", False),
+        "animal": ("动物", False),
+        "planet": ("行星", False),
+        "sentence": ("句子", False),
+        "expression": ("算式", False),
+        "graph": ("图", False),
+        "tasks": ("任务", True),
+        "blocks": ("积木", True),
+        "truth": ("答案", False),
+    },
+}
+DETERMINERS = {  # for one, for several
+    "en": (("the {}", "this {}", "the given {}"), ("the {}", "these {}", "the given {}")),
+    "zh": (("这个{}", "该{}", "给定的那个{}"), ("这些{}", "这几个{}", "给定的这些{}")),
+}
+#: Types that may also be called by the name of their parent.
+ALSO = {"numbers": ("list",), "words": ("list",)}
+#: Types whose literals always say what they are, and what Chinese says before a literal where that is not the noun.
+SEVERAL = frozenset({"list", "numbers", "words", "graph", "tasks", "blocks"})
+TITLES = {"numbers": "列表", "words": "列表", "word": "词语", "number": "数字"}
+BACK = {"en": ("the result", "it", "what you get"), "zh": ("结果", "它", "所得的结果")}
+PRONOUN = "it"  # stands after a verb only: "double it", not "the double of it"
+ORDERS = {
+    "en": ("find {n}", "give {n}", "give me {n}", "tell me {n}", "write down {n}", "determine {n}", "report {n}"),
+    "zh": ("求{n}", "给出{n}", "告诉我{n}", "写出{n}", "求出{n}", "说出{n}"),
+}
+QUESTIONS = {
+    "en": ("what {is} {n}", "can you tell me {n}", "do you know {n}"),
+    "zh": ("{n}是什么", "请问{n}是什么", "你知道{n}是什么吗"),
+}
+OPENINGS = {"en": ("", "please ", "kindly "), "zh": ("", "请", "麻烦你")}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How clauses are joined: before the first; between two; between more; before the last of more than two."""
+
+    opening: str
+    two: str
+    middle: str
+    last: str
+    held_out: bool = False
+
+    @property
+    def sentences(self) -> bool:
+        """Whether the last clause is a sentence of its own, which may be a question."""
+        return self.two in (". ", "。", ".")
+
+
+STYLES = {
+    "en": (
+        Style("", ", then ", ", then ", ", and finally "),
+        Style("first ", ", then ", ", then ", ", and finally "),
+        Style("", " and then ", ", then ", ", and then "),
+        Style("", ". then ", ". then ", ". finally, "),
+        Style("", ", and after that ", ", after that ", ", and at the end "),
+        Style("", ". ", ". ", ". "),
+        Style("", ". next, ", ". next, ", ". lastly, ", held_out=True),
+        Style("to begin with, ", ", and next ", ", next ", ", and lastly ", held_out=True),
+    ),
+    "zh": (
+        Style("先", "，再", "，然后", "，最后"),
+        Style("首先", "，然后", "，接着", "，最后"),
+        Style("", "，然后", "，接着", "，最后"),
+        Style("", "，再", "，再", "，最后"),
+        Style("", "。然后", "。然后", "。最后"),
+        Style("", "。", "。", "。"),
+        Style("", "，之后", "，之后", "，末了", held_out=True),
+        Style("先", "，接下来", "，接下来", "，最终", held_out=True),
+    ),
+}
+QUOTES = {"en": '"{}"', "zh": "“{}”"}
+STOPS = {"en": (".", "?"), "zh": ("。", "？")}
+#: Types whose values stand in a sentence without quotes.
+BARE = frozenset({"number", "country", "city", "continent", "language", "element", "month", "weekday", "planet"})
+OBJECT = "\0"  # stands for a literal until the sentence is finished
+
+
+# Names and literals --------------------------------------------------------------------------------------------------
+
+
+@cache
+def names(kind: str, language: str) -> tuple[str, ...]:
+    """What an input of this type is called, for instance "the numbers"; the last one is held out."""
+    noun, plural = NOUNS[language][kind]
+    return tuple(each.format(noun) for each in DETERMINERS[language][plural])
+
+
+@cache
+def all_names(language: str) -> dict[str, frozenset[str]]:
+    """Every name, with the types that it may stand for."""
+    found: dict[str, set[str]] = {}
+    for kind in TYPES:
+        for called in (kind, *ALSO.get(kind, ())):
+            for name in names(called, language):
+                found.setdefault(name, set()).add(kind)
+    return {name: frozenset(kinds) for name, kinds in found.items()}
+
+
+def title(kind: str, language: str) -> str:
+    """What stands before a literal of this type: "the word ", 词语."""
+    if language == "en":
+        return f"the {NOUNS['en'][kind][0]} "
+    return TITLES.get(kind, NOUNS["zh"][kind][0])
+
+
+def literal_forms(kind: str, language: str) -> tuple[str, ...]:
+    """How an input of this type stands inside an instruction, the literal as `OBJECT`."""
+    if kind in BARE:
+        return (OBJECT, title(kind, language) + OBJECT) if language == "en" else (OBJECT,)
+    quoted = QUOTES[language].format(OBJECT)
+    named = title(kind, language) + quoted
+    return (named,) if kind in SEVERAL else (named, quoted)
+
+
+# The tree of choices -------------------------------------------------------------------------------------------------
+
+
+class Either(NamedTuple):
+    """One of these."""
+
+    options: tuple[Tree, ...]
+
+
+class Both(NamedTuple):
+    """All of these, in order."""
+
+    parts: tuple[Tree, ...]
+
+
+Tree = str | Either | Both
+
+
+def count(tree: Tree) -> int:
+    if isinstance(tree, str):
+        return 1
+    return sum(map(count, tree.options)) if isinstance(tree, Either) else math.prod(map(count, tree.parts))
+
+
+def draw(tree: Tree, rng: Random) -> str:
+    """One text; every choice is uniform."""
+    if isinstance(tree, str):
+        return tree
+    if isinstance(tree, Either):
+        return draw(rng.choice(tree.options), rng)
+    return "".join(draw(part, rng) for part in tree.parts)
+
+
+def every(tree: Tree) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Either):
+        yield from itertools.chain.from_iterable(map(every, tree.options))
+    else:
+        yield from map("".join, itertools.product(*map(every, tree.parts)))
+
+
+def _either(options: Sequence[Tree]) -> Tree | None:
+    """None where there is nothing to choose from."""
+    kept = tuple(option for option in options if option is not None)
+    return kept[0] if len(kept) == 1 else Either(kept) if kept else None
+
+
+def _both(*parts: Tree | None) -> Tree | None:
+    return None if None in parts else Both(parts)
+
+
+def _around(template: str, slot: str, inside: Tree | None) -> Tree | None:
+    before, after = template.split(slot)
+    return _both(before, inside, after)
+
+
+def has_tail(template: str, language: str) -> bool:
+    """Whether an English template goes on after its object: of such templates only one stands inside another."""
+    return language == "en" and not template.endswith("{x}")
+
+
+# Instructions --------------------------------------------------------------------------------------------------------
+
+
+class Grammar:
+    """Puts programs of a world into words. `held_out`: False for training words only, True for unseen phrasings, None
+    for everything that can be said."""
+
+    def __init__(self, world: World):
+        self.world = world
+        self._tree = lru_cache(maxsize=1 << 14)(self._instruction)
+
+    def phrase(
+        self,
+        program: Program,
+        rng: Random,
+        language: str,
+        held_out: bool | None = False,
+        literal: str | None = None,
+    ) -> str:
+        """An instruction that asks for `program`; of a given input, or of `literal`. Raises IllTyped."""
+        tree = self.tree(program, language, held_out, literal is not None)
+        return finish(draw(tree, rng), language, literal)
+
+    def count(self, program: Program, language: str, held_out: bool | None = False) -> int:
+        """In how many ways `program` can be said."""
+        return count(self.tree(program, language, held_out, False))
+
+    def phrasings(
+        self, program: Program, language: str, held_out: bool | None = None, literal: str | None = None
+    ) -> Iterator[str]:
+        """All of them."""
+        for text in every(self.tree(program, language, held_out, literal is not None)):
+            yield finish(text, language, literal)
+
+    def tree(self, program: Program, language: str, held_out: bool | None, closed: bool) -> Tree:
+        """The choices; `closed`: with a literal. Raises IllTyped, and UserError where there are none."""
+        tree = self._tree(program, language, held_out, closed)
+        if tree is None:
+            raise UserError(f"there are no words for {program}")
+        return tree
+
+    def _instruction(self, program: Program, language: str, held_out: bool | None, closed: bool) -> Tree | None:
+        takes = self.world.signature(program).takes
+        forms = literal_forms(takes, language) if closed else _object_names(takes, language, held_out)
+        options = []
+        for cuts in itertools.product((False, True), repeat=len(program) - 1):
+            chunks = _cut(program.steps, cuts)
+            if len(chunks) == 1:
+                options += self._single(chunks[0], forms, language, held_out)
+            else:
+                options.append(self._chain(chunks, forms, language, held_out))
+        return _either(options)
+
+    def _single(self, chunk: Sequence[Step], forms: tuple[str, ...], language: str, held_out) -> list[Tree | None]:
+        stop, question_mark = STOPS[language]
+        words = _Words(self.world, language, held_out, last=True)
+        opening = _either(_choose(OPENINGS[language], held_out))
+        order = _both(opening, words.order(chunk, forms), stop)
+        return [order, _both(words.question(chunk, forms), question_mark)]
+
+    def _chain(self, chunks: list[Sequence[Step]], forms: tuple[str, ...], language: str, held_out) -> Tree | None:
+        stop, question_mark = STOPS[language]
+        back = _choose(BACK[language], held_out)
+        middle = _Words(self.world, language, held_out, last=False)
+        last = _Words(self.world, language, held_out, last=True)
+        clauses = [middle.order(chunk, back if i else forms) for i, chunk in enumerate(chunks[:-1])]
+        end = last.order(chunks[-1], back)
+        options = []
+        for style in STYLES[language]:
+            if style.held_out and held_out is False:
+                continue
+            joints = [style.two] if len(chunks) == 2 else [style.middle] * (len(chunks) - 2) + [style.last]
+            joined = [part for pair in zip(clauses, joints) for part in pair]
+            opening = _either(_choose(OPENINGS[language], held_out))
+            options.append(_both(opening, style.opening, *joined, end, stop))
+            if style.sentences:
+                options.append(_both(*joined, last.question(chunks[-1], back), question_mark))
+        return _either(options)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """Clauses and noun phrases in one language; `last`: of the last clause, which must show a held-out phrase."""
+
+    world: World
+    language: str
+    held_out: bool | None
+    last: bool
+
+    def order(self, chunk: Sequence[Step], forms: tuple[str, ...]) -> Tree | None:
+        """"sort the numbers", "find the sum of the numbers"."""
+        *inner, step = chunk
+        verbs = [self._fill(template, inner, forms) for template in self._phrases(step, "verbs", self.last)]
+        return _either([*verbs, self._frames(chunk, forms, _choose(ORDERS[self.language], self.held_out))])
+
+    def question(self, chunk: Sequence[Step], forms: tuple[str, ...]) -> Tree | None:
+        """"what is the sum of the numbers"; None where a truth is asked for."""
+        return self._frames(chunk, forms, _choose(QUESTIONS[self.language], self.held_out))
+
+    def noun(self, chunk: Sequence[Step], forms: tuple[str, ...], tail: bool) -> Tree | None:
+        """"the sum of the numbers"; `tail`: whether it may go on after its object."""
+        *inner, step = chunk
+        templates = self._phrases(step, "nouns", False)
+        return _either(
+            [self._fill(each, inner, forms, tail) for each in templates if tail or not has_tail(each, self.language)]
+        )
+
+    def _fill(self, template: str, inner: Sequence[Step], forms: tuple[str, ...], tail: bool = True) -> Tree | None:
+        """The template around a noun phrase for `inner`, or around the object itself where that is empty."""
+        if inner:
+            inside = self.noun(inner, forms, tail and not has_tail(template, self.language))
+        else:
+            inside = _either(_fitting(forms, template))
+        return _around(template, "{x}", inside)
+
+    def _frames(self, chunk: Sequence[Step], forms: tuple[str, ...], frames: tuple[str, ...]) -> Tree | None:
+        options = []
+        for template in self._phrases(chunk[-1], "nouns", self.last):
+            said = self._fill(template, chunk[:-1], forms)
+            verb = "are" if self.language == "en" and is_plural(template) else "is"
+            options += [_around(frame.replace("{is}", verb), "{n}", said) for frame in frames]
+        return _either(options)
+
+    def _phrases(self, step: Step, slot: str, must: bool) -> list[str]:
+        """Templates of an operation with its argument filled in; `must`: they have to be held-out ones if asked for."""
+        phrases = self.world.by_name[step.name].phrases(self.language)
+        found = list(getattr(phrases, slot))
+        if self.held_out is False:
+            found = [each for each in found if each != phrases.held_out]
+        elif self.held_out and (must or phrases.held_out in found):
+            found = [each for each in found if each == phrases.held_out]
+        return [each.replace("{k}", phrases.say(step.argument)) for each in found]
+
+
+def finish(text: str, language: str, literal: str | None = None) -> str:
+    """Capitals at the beginning of English sentences, and the literal in its place."""
+    if language == "en":
+        text = re.sub(r"(^|[.?] )([a-z])", lambda found: found[1] + found[2].upper(), text)
+    return text.replace(OBJECT, literal or "")
+
+
+def _fitting(forms: tuple[str, ...], template: str) -> tuple[str, ...]:
+    """The names that stand well in a template: no "sum of it", no "numbers in the numbers"."""
+    noun = template.startswith(("the ", "everything ", "{x}的"))
+    clumsy = {PRONOUN} if noun else set()
+    if "number" in template:
+        clumsy |= {form for form in forms if "numbers" in form}
+    return tuple(form for form in forms if form not in clumsy) or forms
+
+
+def is_plural(noun: str) -> bool:
+    """Whether an English noun phrase is plural, by the word before its first preposition: "the lengths of {x}"."""
+    head = re.split(r" (?:of|in|from|for|that|with|between|without|to|above|below|after|before) ", noun)[0].split()[-1]
+    return head.endswith("s") and not head.endswith(("ss", "us", "is"))
+
+
+def _choose(texts: tuple[str, ...], held_out: bool | None) -> tuple[str, ...]:
+    """All but the held-out last one in training; all of them otherwise."""
+    return texts[:-1] if held_out is False else texts
+
+
+def _object_names(kind: str, language: str, held_out: bool | None) -> tuple[str, ...]:
+    return tuple(name for each in (kind, *ALSO.get(kind, ())) for name in _choose(names(each, language), held_out))
+
+
+def _cut(steps: tuple[Step, ...], cuts: tuple[bool, ...]) -> list[tuple[Step, ...]]:
+    """The steps in chunks, with a cut after step i where cuts[i]."""
+    edges = [0, *(i + 1 for i, cut in enumerate(cuts) if cut), len(steps)]
+    return [steps[a:b] for a, b in itertools.pairwise(edges)]
