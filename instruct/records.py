@@ -92,6 +92,7 @@ REASONS = {
     "run": Reason("V3", False, "the program has no result for its input, or for most inputs"),
     "constant": Reason("V4", False, "the result is the same whatever the input"),
     "identity": Reason("V4", False, "the result is the input"),
+    "redundant": Reason("V4", False, "a shorter instruction does the same"),
     "known": Reason("V5", False, "its behaviour is known already"),
     "wrong": Reason("V6", False, "the answer is not right"),
     "inconsistent": Reason("answer", False, "the model's own samples do not agree on an answer"),
