@@ -128,6 +128,15 @@ def test_ucb_ends_when_the_best_is_beyond_doubt():
     assert found.winner == 7 and found.counts[7] == 30 and found.evaluations < 300
 
 
+def test_ucb_ends_only_when_no_bound_is_above_the_mean_of_the_best():
+    for seed in range(5):
+        found = ucb(Table(instance(seed)), 64, 50, 3200, seed)
+        counts, means = np.array(found.counts), np.array(found.means)
+        bounds = means + 0.5 * np.sqrt(np.log(found.evaluations) / counts * (1 - counts / 50))
+        assert found.evaluations < 3200 and found.counts[found.winner] == 50
+        assert bounds.max() == means[found.winner]
+
+
 def test_exhaustive_is_the_definition():
     scores = np.array([[0.5, 0.5, 0.5], [1, 0, 1], [0.2, 0.2, 0.2], [1, 1, 0]])
     found = exhaustive(Table(scores), 4, 3)
