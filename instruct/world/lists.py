@@ -123,7 +123,7 @@ PARTS = (
         "drop", "list", "list", SAME, lambda x, k, language: long_enough(x, k)[k:],
         Phrases(("remove the first {k} items from {x}", "skip {k} items at the front of {x}",
                  "cut {k} items off the start of {x}"),
-                ("everything beyond the first {k} items of {x}", "the part of {x} behind the first {k} items"),
+                ("the rest of {x} behind the first {k} items", "the part of {x} that follows the first {k} items"),
                 {2: "two", 3: "three"}),
         Phrases(("去掉{x}的前{k}项", "跳过{x}开头的{k}项", "把{x}的前{k}项删掉"),
                 ("{x}去掉前{k}项所剩的部分", "{x}除前{k}项以外的部分"),

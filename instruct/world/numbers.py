@@ -8,8 +8,9 @@ minus infinity, and a remainder is never negative. Operations on digits do not l
 1 and 2), save that turning the digits around keeps it.
 
 Words. A noun phrase ends with its object (English), begins with it (Chinese) or encloses it, so that nested nouns can
-be cut in one way only: "twice the square of the number" but not "the square of the number plus 3". No phrase holds a
-comma, and none speaks of "the result" or 结果, which is what a later clause of a chain calls its object.
+be cut in one way only: "twice the square of the number", but neither "the square of the number plus 3" nor "the square
+of 3 more than the number". No phrase holds a comma, and none speaks of "the result" or 结果, which is what a later
+clause of a chain calls its object.
 
 What it leaves out. Fractions, brackets and division in expressions, number words beyond 99.
 """
@@ -118,21 +119,21 @@ ARITHMETIC = (
     Operation(
         "plus", "number", "number", "number", lambda x, k, language: bounded(x + k),
         Phrases(("add {k} to {x}", "increase {x} by {k}", "make {x} larger by {k}", "raise {x} by {k}"),
-                ("{k} more than {x}", "{k} added to {x}")),
+                ("the number that is {k} more than {x}", "the sum of {k} and {x}")),
         Phrases(("把{x}加上{k}", "将{x}增加{k}", "给{x}加{k}", "让{x}增大{k}"), ("{x}与{k}之和", "{x}加{k}的得数")),
         arguments=(2, 3, 5, 7, 10),
     ),
     Operation(
         "minus", "number", "number", "number", lambda x, k, language: bounded(x - k),
         Phrases(("subtract {k} from {x}", "decrease {x} by {k}", "take {k} away from {x}", "lower {x} by {k}"),
-                ("{k} less than {x}", "{k} subtracted from {x}")),
+                ("the number that is {k} less than {x}", "the difference when {k} is subtracted from {x}")),
         Phrases(("把{x}减去{k}", "将{x}减少{k}", "从{x}中减掉{k}", "让{x}减小{k}"), ("{x}与{k}之差", "{x}减{k}的得数")),
         arguments=(2, 3, 5, 7, 10),
     ),
     Operation(
         "times", "number", "number", "number", lambda x, k, language: bounded(x * k),
         Phrases(("multiply {x} by {k}", "make {x} {k} times as large", "scale {x} by a factor of {k}"),
-                ("{k} times {x}", "the product of {k} and {x}", "{k} multiplied by {x}")),
+                ("the number that is {k} times {x}", "the product of {k} and {x}")),
         Phrases(("把{x}乘以{k}", "将{x}扩大到原来的{k}倍", "用{k}去乘{x}"),
                 ("{x}的{k}倍", "{x}与{k}之积", "{x}乘{k}的得数")),
         arguments=(3, 4, 5, 10),
