@@ -45,7 +45,7 @@ from instruct.world.operation import language_of
 #: Who wrote an answer, and who looked at it.
 LABEL_SOURCES = {
     "human": "a person wrote it",
-    "O1": "the model's answer, accepted by the verifier",
+    "O1": "the model's own answer, judged by the verifier",
     "O2": "written by the interpreter",
     "O3": "unverified: nobody has judged it",
     "O4": "consistency only: the model's samples agree",
@@ -97,6 +97,7 @@ REASONS = {
     "wrong": Reason("V6", False, "the answer is not right"),
     "inconsistent": Reason("answer", False, "the model's own samples do not agree on an answer"),
     "round trip": Reason("answer", False, "the instruction written back from the answer means something else"),
+    "surplus": Reason("limit", False, "it would have been kept, but as many as were wanted had passed"),
     "test split": Reason("split", False, "its behaviour is held out for testing"),
     "given": Reason("kept", True, "a seed"),
     "verified": Reason("kept", True, "a program ran it, and every answer is right"),

@@ -47,7 +47,7 @@ from instruct.records import Decision, Record
 from instruct.world.behaviour import Behaviour
 from instruct.world.operation import Undefined
 from instruct.world.parse import Ambiguous, Parser, Reading, Unreadable
-from instruct.world.program import IllTyped, Program, read_value, world
+from instruct.world.program import IllTyped, Program, normalise, read_value, world
 
 LONGEST = 400  # characters of an instruction, an input or an answer
 
@@ -55,12 +55,14 @@ LONGEST = 400  # characters of an instruction, an input or an answer
 @dataclass(frozen=True)
 class Verdict:
     """`decision` is None where all stages were passed and no answer was given to judge. The rest is what was found out
-    on the way: the program, its fingerprint, and the interpreter's answer (one of them, where many are right)."""
+    on the way: the program, its fingerprint, the interpreter's answer (one of them, where many are right), and whether
+    the given answer is right, which also an instruction that is trivial or known can have."""
 
     decision: Decision | None
     program: str | None = None
     behaviour: str | None = None
     answer: str | None = None
+    right: bool | None = None
 
     @property
     def passed(self) -> bool:
@@ -98,31 +100,30 @@ class Verifier:
             return replace(found, decision=Decision("format", "its input stands in the instruction already"))
         if output is not None and not input and reading.literal is None:
             return replace(found, decision=Decision("format", "it needs an input, and there is none"))
-        answer = None
         if input or reading.literal is not None:
             answer = self._answer(reading, input)
             if isinstance(answer, Decision):
                 return replace(found, decision=answer)
-        found = replace(found, answer=answer)
+            right = None if output is None else self._is_right(reading, input, output, answer)
+            found = replace(found, answer=answer, right=right)
         if decision := self._worth(program, reading.language):
             return replace(found, decision=decision)
         if found.behaviour in known:
             return replace(found, decision=Decision("known", found.behaviour))
-        return found if output is None else replace(found, decision=self._judge_answer(reading, input, output, answer))
+        if found.right is None:
+            return found
+        decision = Decision("verified") if found.right else Decision("wrong", f"right is {found.answer}")
+        return replace(found, decision=decision)
 
     def judged(self, record: Record, known: Container[str] = frozenset()) -> Record:
-        """A record with program, behaviour and decision, and every instance marked as right, wrong or not reached.
+        """A record with program, behaviour and decision, and every instance marked as right, wrong or not run.
 
         The first instance that falls decides; with none that falls and at least one answer it is "verified"; without
         instances it stays undecided.
         """
         verdicts = [self.judge(record.instruction, each.input, each.output, known) for each in record.instances]
         verdicts = verdicts or [self.judge(record.instruction, known=known)]
-        marks = {"verified": True, "wrong": False}
-        instances = tuple(
-            replace(each, verified=marks.get(verdict.decision.code if verdict.decision else ""))
-            for each, verdict in zip(record.instances, verdicts)
-        )
+        instances = tuple(replace(each, verified=verdict.right) for each, verdict in zip(record.instances, verdicts))
         first = next((verdict for verdict in verdicts if not verdict.passed), verdicts[0])
         facts = {"program": first.program, "behaviour": first.behaviour, "decision": first.decision}
         return replace(record, instances=instances, **facts)
@@ -162,11 +163,12 @@ class Verifier:
         code = {"mostly undefined": "run", "identity": "identity", "constant": "constant"}.get(trivial, "redundant")
         return Decision(code, trivial)
 
-    def _judge_answer(self, reading: Reading, input: str, output: str, answer: str | None) -> Decision:
+    def _is_right(self, reading: Reading, input: str, output: str, answer: str) -> bool:
         """V6."""
+        if self.world.operation(reading.program.steps[-1]).holds is None:
+            return normalise(output) == normalise(answer)
         text = reading.literal if reading.literal is not None else input
-        right = self.world.holds(reading.program, text, output, reading.language)
-        return Decision("verified") if right else Decision("wrong", f"right is {answer}")
+        return self.world.holds(reading.program, text, output, reading.language)
 
 
 def _format_problem(instruction: str, input: str, output: str | None) -> str:
