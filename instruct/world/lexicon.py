@@ -11,11 +11,9 @@ names of `instruct.world.tables`, so that whatever an operation answers with can
 
 Why one to one. An English word stands for one Chinese word and back. So translating there and back changes nothing, a
 translation is right or wrong, and a word with two meanings cannot be misread: "orange" is the fruit, not the colour.
-Where English has two words that collide ("cook", "light"), one of them is not here. Case counts: "Turkmen" is no word in
-small letters.
+Where one form has two meanings ("light", "cook"), only one of them is here. Case counts: "polish" is not known.
 
-What it leaves out. Inflected forms (they are computed, not looked up), words with several translations, and most of
-both languages.
+What it leaves out. Inflected forms as words of their own, words with several translations, and most of both languages.
 """
 
 from __future__ import annotations
@@ -32,7 +30,7 @@ from instruct.world.tables import Pair, rows
 class Word:
     """A word or name in both languages, in its base form.
 
-    category   its key in `CATEGORIES`; "" for words that name no thing of one (categories themselves)
+    category   its key in `CATEGORY_NAMES`; "" for words that name no thing of one (categories themselves)
     plural     of an English noun; "" where it has none (bread, France)
     third      of an English verb: "eats"
     past       of an English verb: "ate"
@@ -49,8 +47,8 @@ class Word:
     sentiment: int | None = None
 
 
-#: What a category is called. The keys are those of `Word.category`.
-CATEGORIES = {
+#: What a category is called; the keys are those of `Word.category`.
+CATEGORY_NAMES = {
     pair.en: pair
     for pair in (
         Pair("animal", "动物"), Pair("fruit", "水果"), Pair("vegetable", "蔬菜"), Pair("colour", "颜色"),
@@ -156,16 +154,20 @@ _VERBS = """
 
 #: Pairs of opposites; "+" where the first is positive and the second negative, "." where neither is.
 _ADJECTIVES = """
-    big small 大 小 .              long short 长 短 .              high low 高 低 .               fast slow 快 慢 .
-    hot cold 热 冷 .               new old 新 旧 .                 good bad 好 坏 +               happy sad 快乐 悲伤 +
-    strong weak 强壮 虚弱 +        rich poor 富有 贫穷 +           clean dirty 干净 肮脏 +        easy difficult 容易 困难 .
-    light heavy 轻 重 .            bright dark 明亮 黑暗 .         full empty 满 空 .             dry wet 干 湿 .
-    wide narrow 宽 窄 .            thick thin 厚 薄 .              hard soft 硬 软 .              deep shallow 深 浅 .
-    beautiful ugly 美丽 丑陋 +     brave cowardly 勇敢 懦弱 +      clever stupid 聪明 愚蠢 +      safe dangerous 安全 危险 +
-    cheap expensive 便宜 昂贵 .    early late 早 晚 .              quiet noisy 安静 吵闹 .        kind cruel 善良 残忍 +
-    fresh rotten 新鲜 腐烂 +       honest dishonest 诚实 不诚实 +  polite rude 礼貌 粗鲁 +        diligent lazy 勤劳 懒惰 +
-    true false 真 假 .             near far 近 远 .                sharp blunt 锋利 钝 .          healthy sick 健康 生病 +
-    fierce gentle 凶猛 温和 .      simple complex 简单 复杂 .      smooth rough 光滑 粗糙 .       public private 公共 私人 ."""
+    big small 大 小 .                   long short 长 短 .                  high low 高 低 .
+    fast slow 快 慢 .                   hot cold 热 冷 .                    new old 新 旧 .
+    good bad 好 坏 +                    happy sad 快乐 悲伤 +               strong weak 强壮 虚弱 +
+    rich poor 富有 贫穷 +               clean dirty 干净 肮脏 +             easy difficult 容易 困难 .
+    light heavy 轻 重 .                 bright dark 明亮 黑暗 .             full empty 满 空 .
+    dry wet 干 湿 .                     wide narrow 宽 窄 .                 thick thin 厚 薄 .
+    hard soft 硬 软 .                   deep shallow 深 浅 .                beautiful ugly 美丽 丑陋 +
+    brave cowardly 勇敢 懦弱 +          clever stupid 聪明 愚蠢 +           safe dangerous 安全 危险 +
+    cheap expensive 便宜 昂贵 .         early late 早 晚 .                  quiet noisy 安静 吵闹 .
+    kind cruel 善良 残忍 +              fresh rotten 新鲜 腐烂 +            honest dishonest 诚实 不诚实 +
+    polite rude 礼貌 粗鲁 +             diligent lazy 勤劳 懒惰 +           true false 真 假 .
+    near far 近 远 .                    sharp blunt 锋利 钝 .               healthy sick 健康 生病 +
+    fierce gentle 凶猛 温和 .           simple complex 简单 复杂 .          smooth rough 光滑 粗糙 .
+    public private 公共 私人 ."""
 
 
 # Words ---------------------------------------------------------------------------------------------------------------
@@ -199,6 +201,8 @@ WORDS: tuple[Word, ...] = (
     *_verbs(_VERBS),
     *_adjectives(_ADJECTIVES),
 )
+#: The categories of everyday words, those of `WORDS`.
+CATEGORIES: tuple[str, ...] = tuple(dict.fromkeys(word.category for word in WORDS))
 
 
 def _names() -> tuple[Word, ...]:
@@ -217,7 +221,7 @@ def _names() -> tuple[Word, ...]:
         *((each.name, "month") for each in tables.MONTHS),
         *((each.name, "weekday") for each in tables.WEEKDAYS),
         *((each.name, "planet") for each in tables.PLANETS),
-        *((each, "") for each in CATEGORIES.values()),
+        *((each, "") for each in CATEGORY_NAMES.values()),
         *((each, "") for each in SENTIMENTS.values()),
     ]
     return tuple(Word(pair, category) for pair, category in dict.fromkeys(pairs))
@@ -256,7 +260,7 @@ def translate(word: str, language: str) -> str:
 
 
 def category(word: str) -> str:
-    """The key of its category in `CATEGORIES`. Raises Undefined where there is none."""
+    """The key of its category in `CATEGORY_NAMES`. Raises Undefined where there is none."""
     entry = known(word)
     if not entry.category:
         raise Undefined(f"{word!r} is in no category")

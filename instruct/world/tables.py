@@ -4,10 +4,10 @@ What it is. Rows written by hand, one line each, as text that is read by `str.sp
 simplified Chinese) of one word each. `COUNTRIES`, `ELEMENTS`, `MONTHS`, `WEEKDAYS`, `PLANETS` and `ANIMALS` are tuples
 of frozen dataclasses.
 
-Why these rows. A fact is here only if nobody disputes it and its names are one word in both languages, so that an answer
-is right or wrong and nothing between. Countries with several capitals, on two continents or named like their capital
-were left out. Names translate one to one: no name stands in two meanings, so "krona" is the Swedish one and "dollar"
-the Australian, because the others are not here. Capitals differ; currencies, continents and languages may be shared.
+Why these rows. A fact is here only if nobody disputes it and its names are one word in both languages, so that an
+answer is right or wrong and nothing between. Countries with several capitals, on two continents or named like their
+capital were left out. Names translate one to one: "krona" is the Swedish one and "dollar" the Australian, because the
+others are not here. Capitals differ; currencies, continents and languages may be shared.
 
 Conventions. `language` is the official language of the whole country, or its first one. The Americas are one continent
 (as the United Nations count). February has 28 days. Seasons are those of the northern hemisphere, three whole
