@@ -226,7 +226,7 @@ class Pool:
         """A pool of the same texts that grows on its own."""
         twin = Pool()
         twin.texts, twin._encoded, twin._blocks = self.texts[:], self._encoded[:], self._blocks[:]
-        twin._vocabulary, twin._in_blocks = self._vocabulary.copy(), self._in_blocks
+        twin._vocabulary, twin._in_blocks = self._vocabulary, self._in_blocks  # it only grows: both may share it
         return twin
 
     def add(self, text: str) -> int:
@@ -291,28 +291,29 @@ class Pool:
 
     def _admit_block(self, texts: Sequence[str], threshold: float) -> list[Match | None]:
         encoded = [self._encode(text) for text in texts]
-        verdicts: list[Match | None] = [None] * len(texts)
-        for block in _sorted_blocks(np.arange(len(texts)), encoded):
-            for held in self._current():
-                for new, old, scores in _near(block, held, threshold):
-                    for i, match in zip(new.tolist(), map(Match, old.tolist(), scores.tolist())):
-                        verdicts[i] = _nearer(verdicts[i], match)
+        verdicts = self._nearest_held(encoded, threshold)
         left = np.array([i for i, verdict in enumerate(verdicts) if verdict is None], dtype=np.int64)
-        earlier: dict[int, list[tuple[int, float]]] = {}
-        for block in _sorted_blocks(left, [encoded[i] for i in left]):
-            for a, b, scores in _near(block, block, threshold):
-                for i, j, score in zip(a.tolist(), b.tolist(), scores.tolist()):
-                    earlier.setdefault(max(i, j), []).append((min(i, j), score))
-        numbers: dict[int, int] = {}
+        earlier = _nearby_earlier(left, [encoded[i] for i in left], threshold)
+        number_of: dict[int, int] = {}  # place in `texts` -> place in the pool, of those kept
         for i in left.tolist():
             for j, score in earlier.get(i, ()):
-                if j in numbers:
-                    verdicts[i] = _nearer(verdicts[i], Match(numbers[j], score))
+                if j in number_of:
+                    verdicts[i] = _nearer(verdicts[i], Match(number_of[j], score))
             if verdicts[i] is None:
-                numbers[i] = len(self.texts)
+                number_of[i] = len(self)
                 self.texts.append(texts[i])
                 self._encoded.append(encoded[i])
         return verdicts
+
+    def _nearest_held(self, encoded: Sequence[np.ndarray], threshold: float) -> list[Match | None]:
+        """For each new text the nearest one of the pool within the threshold."""
+        nearest: list[Match | None] = [None] * len(encoded)
+        for block in _sorted_blocks(np.arange(len(encoded)), encoded):
+            for held in self._current():
+                for new, old, scores in _near(block, held, threshold):
+                    for i, match in zip(new.tolist(), map(Match, old.tolist(), scores.tolist())):
+                        nearest[i] = _nearer(nearest[i], match)
+        return nearest
 
     def _encode(self, text: str) -> np.ndarray:
         """(2, n) int64: token ids, and features: numbers that tell token and occurrence (near enough) apart."""
@@ -341,6 +342,18 @@ def _sorted_blocks(numbers: np.ndarray, encoded: Sequence[np.ndarray]) -> list[_
     order = np.argsort([row.shape[1] for row in encoded], kind="stable")
     parts = (order[start : start + BLOCK] for start in range(0, len(order), BLOCK))
     return [_Block(numbers[part], [encoded[i] for i in part]) for part in parts]
+
+
+def _nearby_earlier(
+    numbers: np.ndarray, encoded: Sequence[np.ndarray], threshold: float
+) -> dict[int, list[tuple[int, float]]]:
+    """For each text the earlier ones within the threshold, with scores; texts are named by their numbers."""
+    earlier: dict[int, list[tuple[int, float]]] = {}
+    for block in _sorted_blocks(numbers, encoded):
+        for a, b, scores in _near(block, block, threshold):
+            for i, j, score in zip(a.tolist(), b.tolist(), scores.tolist()):
+                earlier.setdefault(max(i, j), []).append((min(i, j), score))
+    return earlier
 
 
 def _nearer(a: Match | None, b: Match) -> Match:

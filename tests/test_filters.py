@@ -130,6 +130,7 @@ def test_repetition_looks_at_answers_when_asked():
     looped = record("Say yes", ("", "yes " * 9))
     assert codes(Repetition(), looped) == [None]
     assert codes(Repetition(answers=True), looped) == ["repetition"]
+    assert codes(Repetition(most=1.0, answers=True), looped) == [None]
 
 
 def test_unfinished_and_echo():
@@ -197,9 +198,10 @@ def test_near_duplicates_within_one_list_and_to_what_is_known():
         "Sort these words by length.",
         "把单词翻译成英文",
         "把句子翻译成英文",
+        "Sort the numbers by size.",
     )
     judge = NearDuplicate(0.7, known)
-    assert codes(judge, *items) == ["rouge", None, "rouge", "rouge", None, "rouge"]
+    assert codes(judge, *items) == ["rouge", None, "rouge", "rouge", None, "rouge", None]
     assert len(known) == 1
     assert "Sort these words by length" in judge(items)[2].detail
     assert codes(judge, *items[:3]) == codes(judge, *items)[:3]
@@ -208,6 +210,7 @@ def test_near_duplicates_within_one_list_and_to_what_is_known():
     assert [verdict.code for verdict in graded] == codes(judge, *items)
     assert graded[1].score == rouge_l(items[1].instruction, known.texts[0])
     assert graded[4].score == 0.0
+    assert graded[6].score == rouge_l(items[6].instruction, items[1].instruction) > 0
     assert graded[2].score == rouge_l(items[1].instruction, items[2].instruction)
 
 
@@ -286,6 +289,8 @@ def test_decisions_and_scores_are_written_into_records():
     assert [item.decision.code for item in judged] == [code or "unverified" for code in EXPECTED]
     assert judged[2].decision.detail == "'Draw'"
     assert judged[8].scores["rouge"] > 0.7
+    scored = dataclasses.replace(mixed()[0], scores={"reward": 2.0})
+    assert decide(usual(), [scored])[0].scores["reward"] == 2.0
     undecided = decide(usual(), mixed())
     assert [item.decision is None for item in undecided] == [code is None for code in EXPECTED]
 

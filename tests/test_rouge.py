@@ -171,6 +171,11 @@ def test_what_was_refused_shadows_nothing():
     assert Pool().admit([a, b, c]) == [None, Match(0, rouge_l(a, b)), None]
 
 
+def test_of_equally_near_texts_the_earliest_is_named():
+    pool = Pool(["x y z", "a b c d", "a b c d"])
+    assert pool.admit(["a b c d", "a b c e d"]) == [Match(1, 1.0), Match(1, rouge_l("a b c d", "a b c e d"))]
+
+
 def test_texts_without_tokens_are_near_to_nothing():
     assert Pool().admit(["", "?!", "word", ""]) == [None] * 4
 
