@@ -268,6 +268,7 @@ class Grammar:
     def __init__(self, world: World):
         self.world = world
         self._tree = lru_cache(maxsize=1 << 14)(self._instruction)
+        self._words = cache(lambda language, held_out, last: _Words(world, language, held_out, last))
 
     def phrase(
         self,
@@ -313,7 +314,7 @@ class Grammar:
 
     def _single(self, chunk: Sequence[Step], forms: tuple[str, ...], language: str, held_out) -> list[Tree | None]:
         stop, question_mark = STOPS[language]
-        words = _Words(self.world, language, held_out, last=True)
+        words = self._words(language, held_out, True)
         opening = _either(_choose(OPENINGS[language], held_out))
         order = _both(opening, words.order(chunk, forms), stop)
         return [order, _both(words.question(chunk, forms), question_mark)]
@@ -321,8 +322,7 @@ class Grammar:
     def _chain(self, chunks: list[Sequence[Step]], forms: tuple[str, ...], language: str, held_out) -> Tree | None:
         stop, question_mark = STOPS[language]
         back = _choose(BACK[language], held_out)
-        middle = _Words(self.world, language, held_out, last=False)
-        last = _Words(self.world, language, held_out, last=True)
+        middle, last = self._words(language, held_out, False), self._words(language, held_out, True)
         clauses = [middle.order(chunk, back if i else forms) for i, chunk in enumerate(chunks[:-1])]
         end = last.order(chunks[-1], back)
         options = []
@@ -338,18 +338,17 @@ class Grammar:
         return _either(options)
 
 
-@dataclass(frozen=True)
 class _Words:
     """Clauses and noun phrases in one language; `last`: of the last clause, which must show a held-out phrase."""
 
-    world: World
-    language: str
-    held_out: bool | None
-    last: bool
+    def __init__(self, world: World, language: str, held_out: bool | None, last: bool):
+        self.world, self.language, self.held_out, self.last = world, language, held_out, last
+        self.order = lru_cache(maxsize=1 << 14)(self._order)
+        self.noun = lru_cache(maxsize=1 << 14)(self._noun)
 
-    def order(self, chunk: Sequence[Step], forms: tuple[str, ...]) -> Tree | None:
+    def _order(self, chunk: Sequence[Step], forms: tuple[str, ...]) -> Tree | None:
         """"sort the numbers", "find the sum of the numbers"."""
-        *inner, step = chunk
+        inner, step = chunk[:-1], chunk[-1]
         verbs = [self._fill(template, inner, forms) for template in self._phrases(step, "verbs", self.last)]
         return _either([*verbs, self._frames(chunk, forms, _choose(ORDERS[self.language], self.held_out))])
 
@@ -357,9 +356,9 @@ class _Words:
         """"what is the sum of the numbers"; None where a truth is asked for."""
         return self._frames(chunk, forms, _choose(QUESTIONS[self.language], self.held_out))
 
-    def noun(self, chunk: Sequence[Step], forms: tuple[str, ...], tail: bool) -> Tree | None:
+    def _noun(self, chunk: Sequence[Step], forms: tuple[str, ...], tail: bool) -> Tree | None:
         """"the sum of the numbers"; `tail`: whether it may go on after its object."""
-        *inner, step = chunk
+        inner, step = chunk[:-1], chunk[-1]
         templates = self._phrases(step, "nouns", False)
         return _either(
             [self._fill(each, inner, forms, tail) for each in templates if tail or not has_tail(each, self.language)]

@@ -16,10 +16,12 @@ mostly a fact that must have been seen to be known. Types in `CLOSED` are drawn 
 from __future__ import annotations
 
 import hashlib
+import string
 from collections.abc import Callable
 from functools import cache
 from random import Random
 
+from instruct.world import lexicon, plans, tables
 from instruct.world.operation import TYPES, Undefined, is_a
 from instruct.world.program import Program, World
 
@@ -46,14 +48,23 @@ def sample_input(kind: str, rng: Random, language: str, pool: str = "train") -> 
 
 
 def sample_defined(
-    world: World, program: Program, rng: Random, language: str, pool: str = "train", tries: int = 60
+    world: World,
+    program: Program,
+    rng: Random,
+    language: str,
+    pool: str = "train",
+    tries: int = 60,
+    instruction: str | None = None,
 ) -> tuple[str, str] | None:
-    """(input, output) for an input that has an output; None where `tries` draws found none."""
+    """(input, output) for an input that has an output; None where `tries` draws found none.
+
+    `language`: of the input; `instruction`: that of the instruction, where it is another. Raises IllTyped.
+    """
     takes = world.signature(program).takes
     for _ in range(tries):
         text = sample_input(takes, rng, language, pool)
         try:
-            return text, world.run(program, text, language)
+            return text, world.run(program, text, instruction or language)
         except Undefined:
             continue
     return None
@@ -97,17 +108,31 @@ def any_list(rng: Random, language: str) -> str:
 
 
 def words(rng: Random, language: str) -> str:
-    """Three to five words, half of them of one category, now and then one that repeats another."""
-    from instruct.world import lexicon
-
-    pool = lexicon.words_of(rng.choice(lexicon.CATEGORIES), language)
-    others = everyday(language) if rng.random() < 0.6 else pool
-    found = [rng.choice(rng.choice((pool, others))) for _ in range(rng.randint(3, 5))]
-    return " ".join(_repeat_one(found, rng))
+    """Three to five words, many of them of one category, now and then one that repeats another."""
+    some = lexicon.words_of(rng.choice(lexicon.CATEGORIES), language)
+    others = everyday(language) if rng.random() < 0.6 else some
+    return " ".join(_repeat_one([rng.choice(rng.choice((some, others))) for _ in range(rng.randint(3, 5))], rng))
 
 
 def word(rng: Random, language: str) -> str:
-    return rng.choice(everyday(language))
+    """An everyday word, or one time in ten a name."""
+    return rng.choice(everyday(language)) if rng.random() < 0.9 else rng.choice(lexicon.NAMES).name.text(language)
+
+
+def letter(rng: Random, language: str) -> str:
+    """A letter, or the first character of a Chinese word."""
+    return rng.choice(string.ascii_lowercase) if language == "en" else rng.choice(everyday("zh"))[0]
+
+
+def sentence(rng: Random, language: str) -> str:
+    from instruct.world import sentences
+
+    return sentences.sample(rng, language)
+
+
+def a_name(kind: str) -> Callable[[Random, str], str]:
+    """The maker of a type that has a table of names."""
+    return lambda rng, language: rng.choice(names_of(kind, language))
 
 
 def _repeat_one(items: list, rng: Random) -> list:
@@ -118,12 +143,32 @@ def _repeat_one(items: list, rng: Random) -> list:
 
 @cache
 def everyday(language: str) -> tuple[str, ...]:
-    """All words of the lexicon."""
-    from instruct.world import lexicon
-
-    return tuple(word for category in lexicon.CATEGORIES for word in lexicon.words_of(category, language))
+    """All words of the lexicon that are no names."""
+    return tuple(word.name.text(language) for word in lexicon.WORDS)
 
 
+@cache
+def names_of(kind: str, language: str) -> tuple[str, ...]:
+    """All there are of a type of names: countries, animals, symbols..."""
+    if kind == "symbol":
+        return tuple(element.symbol for element in tables.ELEMENTS)
+    if kind == "animal":
+        return tuple(animal.name.text(language) for animal in tables.ANIMALS)
+    return lexicon.words_of(kind, language)
+
+
+def is_known(kind: str, text: str) -> bool:
+    """Whether `text` is one of the names of type `kind`, in either language."""
+    return kind in NAMED and text in _known(kind)
+
+
+@cache
+def _known(kind: str) -> frozenset[str]:
+    return frozenset(names_of(kind, "en")) | frozenset(names_of(kind, "zh"))
+
+
+#: Types that have a table of names.
+NAMED = CLOSED - {"word", "letter"}
 MAKERS: dict[str, Callable[[Random, str], str]] = {
     "number": number,
     "numbers": numbers,
@@ -131,9 +176,10 @@ MAKERS: dict[str, Callable[[Random, str], str]] = {
     "list": any_list,
     "words": words,
     "word": word,
+    "letter": letter,
+    "sentence": sentence,
+    "graph": plans.sample_graph,
+    "tasks": plans.sample_tasks,
+    "blocks": plans.sample_blocks,
+    **{kind: a_name(kind) for kind in sorted(NAMED)},
 }
-
-
-def is_known(kind: str, text: str) -> bool:
-    """Whether `text` is a name of type `kind` in the tables."""
-    return False

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 from configs import UserError
 from instruct.world.behaviour import Behaviour
-from instruct.world.grammar import ALSO, BACK, OPENINGS, ORDERS, QUESTIONS, STYLES, Style, all_names, has_tail, title
+from instruct.world.grammar import ALSO, BACK, BARE, OPENINGS, ORDERS, QUESTIONS, STYLES, Style, all_names, has_tail, title
 from instruct.world.inputs import is_known
 from instruct.world.operation import TYPES, Undefined, is_a
 from instruct.world.program import IllTyped, Program, Step, World, read_value
@@ -367,7 +367,7 @@ class _Chart:
         if text[0] == '"':
             inside = text[1:-1].strip()
             return Literal(inside, bare=False) if len(text) > 2 and text[-1] == '"' and '"' not in inside else None
-        if _NUMBER.fullmatch(text) or any(is_known(kind, text) for kind in _NAMES):
+        if _NUMBER.fullmatch(text) or any(is_known(kind, text) for kind in BARE):
             return Literal(text, bare=True)
         return None
 
@@ -384,9 +384,6 @@ class _Chart:
                 return self.original[start:end]
             start = found.end() if found else end
         return self.original
-
-
-_NAMES = tuple(kind for kind in TYPES if is_a(kind, "word") and kind not in ("word", "letter"))
 
 
 def _join(left: list[Phrase], right: list[Phrase]) -> Iterator[Phrase]:
