@@ -178,7 +178,7 @@ def sample_graph(rng: Random, language: str) -> str:
     """A map of five to seven places: one shortest route of at least two steps, or (one in four) none at all."""
     reachable = rng.random() >= UNREACHABLE
     while True:
-        places = names(rng, "nature", language, rng.randint(5, 7))
+        places = names(rng, "building", language, rng.randint(5, 7))
         cut = len(places) if reachable else rng.randint(2, len(places) - 2)
         edges = [edge for part in (places[:cut], places[cut:]) for edge in joined(rng, part)]
         rng.shuffle(edges)

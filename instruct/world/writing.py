@@ -55,11 +55,8 @@ def of_length(length: int, language: str) -> list[str]:
 
 def of_the_same_kind(word: str) -> list[str]:
     """The other words of its category. Raises Undefined for a word that the lexicon does not know."""
-    for category in lexicon.CATEGORIES:
-        words = lexicon.words_of(category, language_of(word) or "en")
-        if word in words:
-            return [other for other in words if other != word]
-    raise Undefined(f"{word!r} is not in the lexicon")
+    words = lexicon.words_of(lexicon.category(word), language_of(word) or "en")
+    return [other for other in words if other != word]
 
 
 def odd_above(number: int, amount: int) -> list[int]:
