@@ -40,7 +40,7 @@ UNDEFINED = {
     "ready_tasks": ["a<b b<a"],
     "unstack": ["a b | b", "a |", "| a", "a || b", "a-b"],
     "words_starting 2": ["q", "龘"],
-    "words_of_length 3": ["0", "40", "-2"],
+    "same_length 3": ["a", "incomprehensible", "龘龘龘龘龘龘"],
     "same_kind 2": ["gobbledygook", "龘龘"],
     "odd_above 2": ["9998"],
 }  # fmt: skip
@@ -227,9 +227,11 @@ def test_words_must_be_different_known_and_fit():
     assert WORLD.holds(program, first, " ".join(others))
     for wrong in (f"{first} {second}", f"{second} {second}", f"{second} {colour}", f"{second} blorp", second):
         assert not WORLD.holds(program, first, wrong)
-    same_length = [word for word in words("en") if len(word) == len(first)]
-    assert WORLD.holds(Program.read("words_of_length 2"), str(len(first)), " ".join(same_length[-2:]))
-    assert not WORLD.holds(Program.read("words_of_length 2"), str(len(first) + 1), " ".join(same_length[-2:]))
+    same_length = [word for word in words("en") if len(word) == len(first) and word != first]
+    program = Program.read("same_length 2")
+    assert WORLD.holds(program, first, " ".join(same_length[-2:]))
+    assert not WORLD.holds(program, first + "s", " ".join(same_length[-2:]))
+    assert not WORLD.holds(program, first, f"{first} {same_length[0]}")
     assert not WORLD.holds(Program.read("words_starting 2"), "b", "bzzz bzzzz")
 
 

@@ -49,8 +49,9 @@ def starting_with(letter: str) -> list[str]:
     return [word for word in vocabulary(language_of(letter) or "en") if word[0].lower() == letter.lower()]
 
 
-def of_length(length: int, language: str) -> list[str]:
-    return [word for word in vocabulary(language) if len(word) == length]
+def of_the_same_length(word: str) -> list[str]:
+    """The other words of the lexicon that have as many letters or characters."""
+    return [other for other in vocabulary(language_of(word) or "en") if len(other) == len(word) and other != word]
 
 
 def of_the_same_kind(word: str) -> list[str]:
@@ -69,7 +70,7 @@ def adding_up_to(number: int, amount: int) -> list[int]:
         left = number - sum(small[: amount - 1])
         if left not in small and abs(left) <= LARGEST:
             return [*small[: amount - 1], left]
-    raise AssertionError(f"what is left of {number} is small or large in one of two ways only")
+    raise AssertionError("one of the two ways leaves a number that is neither small nor too large")
 
 
 def calculation_of(number: int) -> str:
@@ -84,14 +85,14 @@ def is_calculation_of(number: int, text: str) -> bool:
 
 
 def words_task(
-    name: str, takes: str, right: Callable[[object, str], list[str]], english: tuple[str, ...], chinese: tuple[str, ...]
+    name: str, takes: str, right: Callable[[str], list[str]], english: tuple[str, ...], chinese: tuple[str, ...]
 ) -> Operation:
     """An operation that asks for {k} different words among those that are `right` for the input."""
     return Operation(
         name, "writing", takes, "words",
-        lambda x, k, language: some_of(right(x, language), k),
+        lambda x, k, language: some_of(right(x), k),
         Phrases(english, (), ENGLISH_AMOUNTS), Phrases(chinese, (), CHINESE_AMOUNTS), AMOUNTS,
-        lambda x, k, language, answer: are_different(answer, k) and set(answer) <= set(right(x, language)),
+        lambda x, k, language, answer: are_different(answer, k) and set(answer) <= set(right(x)),
     )  # fmt: skip
 
 
@@ -99,20 +100,19 @@ def words_task(
 
 WORDS = (
     words_task(
-        "words_starting", "letter", lambda x, language: starting_with(x),
+        "words_starting", "letter", starting_with,
         ("write {k} different words that begin with {x}", "think of {k} different words starting with {x}",
          "come up with {k} different words whose initial is {x}"),
         ("写{k}个以{x}开头的不同的词", "想出{k}个开头是{x}的不同的词", "用{x}作开头造{k}个不同的词"),
     ),
     words_task(
-        "words_of_length", "number", of_length,
-        ("write {k} different words whose length in letters is {x}",
-         "think of {k} different words whose letter count equals {x}",
-         "come up with {k} different words exactly as long as {x} says"),
-        ("写{k}个字数等于{x}的不同的词", "想出{k}个长度正好是{x}的不同的词", "造{k}个字数为{x}的不同的词"),
+        "same_length", "word", of_the_same_length,
+        ("write {k} other words of the same length as {x}", "think of {k} other words with as many letters as {x}",
+         "come up with {k} other words exactly as long as {x}"),
+        ("写{k}个与{x}字数相同的其他词", "想出{k}个和{x}一样长的其他词", "举{k}个字数跟{x}相等的其他词"),
     ),
     words_task(
-        "same_kind", "word", lambda x, language: of_the_same_kind(x),
+        "same_kind", "word", of_the_same_kind,
         ("write {k} other words of the same kind as {x}", "think of {k} other words that belong with {x}",
          "come up with {k} other words from the category of {x}"),
         ("写{k}个与{x}同类的其他词", "想出{k}个和{x}属于同一类的其他词", "举{k}个跟{x}同类的其他例子"),
