@@ -280,3 +280,13 @@ def test_norms_of_layers_are_logged_where_wanted(tmp_path):
     norms = [value for name, value in record.items() if name.startswith("gradient.")]
     clipped = min(record["gradient_norm"], trainer_of(tmp_path).clip)
     assert sum(value**2 for value in norms) ** 0.5 == pytest.approx(clipped, rel=1e-3)
+
+
+def test_a_run_whose_tokenizer_has_changed_is_not_continued(tmp_path):
+    """The same settings and another corpus: weights and tokenizer would drift apart (training.md, item 14)."""
+    trainer_of(tmp_path).fit()
+    for path in (tmp_path / "corpus").iterdir():
+        path.write_text(path.read_text("utf-8")[::-1], "utf-8")
+    with pytest.raises(UserError, match=r"its data or its model have changed since; restore them, or add --fresh"):
+        trainer_of(tmp_path)
+    assert trainer_of(tmp_path, fresh=True).state.step == 0

@@ -7,7 +7,7 @@ strikes once, in the first life of a job: what torchrun has restarted is left al
     hang         this process sleeps for ever, before the forward pass
     slow         this process sleeps for half a second, before the forward pass
     nan_loss     the loss becomes NaN
-    nan_grad     a gradient becomes NaN
+    nan_grad     the gradients of this rank become NaN before ranks are summed; the loss does not
     spike        the loss is multiplied by 1,000
     enospc       the checkpoint of the step meets a full disk
     torn_write   the checkpoint of the step loses the second half of its weights after it was written
@@ -23,7 +23,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,11 +79,9 @@ class Faults:
     def on_loss(self, total: Tensor, step: int) -> Tensor:
         if self.now("nan_loss", step):
             return total * torch.nan
-        return total * 1000 if self.now("spike", step) else total
-
-    def on_gradients(self, parameters: Mapping[str, Tensor], step: int) -> None:
         if self.now("nan_grad", step):
-            next(p for p in parameters.values() if p.grad is not None).grad.view(-1)[0] = torch.nan
+            total.register_hook(lambda gradient: gradient * torch.nan)
+        return total * 1000 if self.now("spike", step) else total
 
     def on_write(self, step: int) -> None:
         if self.now("enospc", step):

@@ -14,6 +14,7 @@ import dataclasses
 import json
 import math
 import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,24 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
         except ValueError:
             continue
     return records
+
+
+def refuse_others(
+    folder: Path, files: Mapping[str, bytes], ours: Mapping[str, bytes], unlike: Collection[str] = ()
+) -> None:
+    """Raise UserError when a checkpoint lacks one of our files, or has another one (but for those in `unlike`).
+
+    The same settings give another tokenizer when the corpus has changed; what was learnt with the old one would be
+    read with the new one.
+    """
+    for name, raw in ours.items():
+        if name not in files:
+            raise UserError(f"the checkpoint {folder} has no {name}; delete it, then an older one is used")
+        if name not in unlike and files[name] != raw:
+            raise UserError(
+                f"{folder}/{name} is not that of this run: its data or its model have changed since; restore them, "
+                "or add --fresh to start anew"
+            )
 
 
 def write_text(path: Path, text: str) -> None:

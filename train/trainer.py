@@ -45,7 +45,7 @@ from train.objectives import Objective
 from train.optim import Optimizer, OptimizerConfig, ScheduleConfig
 from train.parallel import Parallel, compute_dtype, is_sharded, prepare_module, settle_buckets, wants_compile
 from train.pieces import load_optimizer, save_optimizer
-from train.run import STATE, RunFolder, TrainState
+from train.run import STATE, RunFolder, TrainState, refuse_others
 from train.sharded import gathered, global_norm, sharded_layer_norms, whole_weights
 from train.track import Tracker, layer_norms, utilisation
 from train.watchdog import Watchdog
@@ -55,7 +55,7 @@ class Pending(NamedTuple):
     """An update whose figures (loss, norm, weight, stop, healthy: float64 (5,)) are still on the device."""
 
     step: int
-    samples: np.ndarray
+    first: int  # position of its first sample
     lr: float
     tokens: int
     figures: Tensor
@@ -169,7 +169,7 @@ class Trainer:
         self.settled = self.sharded or ranks.world <= 2
         if config.track and ranks.is_main:
             run.tracker = Tracker(run.path, self.state.step)
-        self.stop_signal = 0
+        self.asked = self.stop_signal = 0  # what this rank was told; what all have agreed on
         self.read_at = time.perf_counter()
 
     # Resume and save --------------------------------------------------------------------------------------------------
@@ -184,6 +184,7 @@ class Trainer:
             self.run.forget_after(-1)
             return None
         folder, files = found
+        refuse_others(folder, files, {STATE: b"", **self.files()}, unlike=(STATE, WEIGHTS))
         self.state = TrainState.from_json(files[STATE])
         self.guard.load_list(self.state.guard)
         load_weights(self.model, decode_tensors(files[WEIGHTS], str(folder)), str(folder))
@@ -294,14 +295,13 @@ class Trainer:
         total, weight, stop = ranks.sum(sums)
         loss = total / weight.clamp(min=1e-12)
         gradients = self.optimizer.gradients()
-        self.faults.on_gradients(self.optimizer.shards, number)
         norm = self._normalise_and_clip(gradients, weight)
         healthy = self.guard.judge(loss, norm) & (weight > 0)
         lr = self.schedule.factor(state.step, config.steps)
         self.optimizer.set_lr(lr)
         self.optimizer.step(healthy)
         figures = torch.stack([loss, norm.double(), weight, stop, healthy.double()])
-        self.pending.append(Pending(number, samples, lr, batch.tokens.numel() * ranks.world, figures))
+        self.pending.append(Pending(number, state.samples_seen, lr, batch.tokens.numel() * ranks.world, figures))
         state.step += 1
         state.samples_seen += config.batch_size
 
@@ -317,7 +317,7 @@ class Trainer:
             self.watchdog.mark()
             sums[0] += total.detach()
             sums[1] += terms.weight
-        sums[2] = self.stop_signal
+        sums[2] = self.asked
         return sums
 
     def _normalise_and_clip(self, gradients: list[Tensor], weight: Tensor) -> Tensor:
@@ -345,12 +345,14 @@ class Trainer:
         state, now = self.state, time.perf_counter()
         rows = torch.stack([pending.figures for pending in self.pending]).tolist()
         for pending, (loss, norm, weight, stop, healthy) in zip(self.pending, rows):
-            self.stop_signal = self.stop_signal or int(stop > 0 and signal.SIGTERM)
+            self.stop_signal = self.stop_signal or int(stop > 0 and (self.asked or signal.SIGTERM))
             state.targets_seen += round(weight)
             state.skipped_in_a_row = 0 if healthy else state.skipped_in_a_row + 1
             if not healthy:
                 state.skipped += 1
-                figures = {"loss": loss, "gradient_norm": norm, "samples": pending.samples.tolist()}
+                positions = np.arange(pending.first, pending.first + self.config.batch_size)  # of all ranks
+                samples = samples_at(positions, len(self.rows), self.seed).tolist()
+                figures = {"loss": loss, "gradient_norm": norm, "samples": samples}
                 self.run.log({"kind": "skipped", "step": pending.step, **figures})
                 self._check_patience(pending.step)
         elapsed, self.read_at = now - self.read_at, now
@@ -397,10 +399,16 @@ class Trainer:
 
     @contextlib.contextmanager
     def _signals(self):
-        """SIGTERM and SIGINT ask for a save after the step at hand; a second one acts at once."""
+        """SIGTERM and SIGINT ask for a save and the end; a second one acts at once.
+
+        What one rank is asked goes to all with the sums of its next step, so that all end after the same one: a rank
+        that left the loop by itself would leave the others waiting for it.
+        """
 
         def ask(number, frame):
-            self.stop_signal = number
+            self.asked = number
+            if self.ranks.world == 1:
+                self.stop_signal = number
             signal.signal(number, previous[number])
 
         previous = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}

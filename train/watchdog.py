@@ -43,8 +43,10 @@ class Watchdog:
             threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, kind, error, traceback) -> None:
         self._stop.set()
+        if isinstance(error, RuntimeError) and self.world > 1:  # what a collective raises when another rank is gone
+            print(f"error: rank {self.rank} ends in step {self.place[0]}: {error}", file=sys.stderr, flush=True)
 
     def begin(self, step: int) -> None:
         self.place, self.moved = (step, 0), time.monotonic()
