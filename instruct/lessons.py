@@ -36,6 +36,7 @@ from data.chat import Conversation, Message
 ARROW = " -> "
 LANGUAGES = {"en": "English", "zh": "中文"}
 SHOWN = 8  # instructions in a list that is to be continued
+NO_INPUT = "-"  # what stands for the input of an instruction that needs none
 
 
 def request(instruction: str, given: str = "") -> str:
@@ -71,7 +72,8 @@ def classify(instruction: str, language: str, few_answers: bool | None = None) -
 
 
 def give_input(instruction: str, language: str, given: str | None = None) -> Conversation:
-    return _lesson("input", instruction, given, language)
+    """`given`: "" where the instruction needs no input; it is said as `NO_INPUT`."""
+    return _lesson("input", instruction, NO_INPUT if given == "" else given, language)
 
 
 def give_label(instruction: str, language: str, label: str | None = None) -> Conversation:

@@ -1,6 +1,6 @@
 """The model writes instructions: eight ways, one pass.
 
-    python -m instruct.propose RUN SEEDS.jsonl --out FILE [samples=2000 temperature=1.0 ...]
+    python -m instruct.propose RUN SEEDS.jsonl --out FILE [arm=unverified propose.samples=2000 ...]
 
 From the seeds and what was kept before (the *pool*), a model that knows the parts of `instruct.lessons` writes new
 instructions, gives them inputs, and answers them; `instruct.filters` and `instruct.verify` judge. Where no program can
@@ -23,20 +23,19 @@ ranks take their share of the numbers, and their union is what one process would
 
 from __future__ import annotations
 
-import argparse
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from configs import UserError, check, load, run_main
+from configs import UserError, check, run_main
 from data.chat import Conversation, prompt
 from instruct import lessons
 from instruct.answer import Asked, directly, say, vote
-from instruct.records import Decision, Instance, Origin, Record, from_seeds, write_records
+from instruct.records import Decision, Instance, Origin, Record
 from model.complete import Completion, complete_prompts
-from model.load import LoadedModel, load_run
+from model.load import LoadedModel
 from model.sampling import Sampling
 
 METHODS = ("magpie", "self-instruct", "evolve:deepen", "evolve:widen", "paraphrase", "back-translate", "induce")
@@ -74,7 +73,8 @@ class ProposeConfig:
             for name in ("samples", "new_tokens", "answer_tokens", "inputs", "votes", "pairs")
             if getattr(self, name) < 1
         ]
-        problems += [f"unknown method {name!r}: known are {', '.join(METHODS)}" for name in {*self.methods} - {*METHODS}]
+        unknown = sorted({*self.methods} - {*METHODS})
+        problems += [f"unknown method {name!r}: methods are {', '.join(METHODS)}" for name in unknown]
         check(problems + ([] if self.methods else ["methods must name at least one"]))
 
     @property
@@ -206,7 +206,8 @@ def label_tasks(loaded: LoadedModel, records: Sequence[Record]) -> list[Record]:
 def give_inputs(
     loaded: LoadedModel, records: Sequence[Record], config: ProposeConfig, count: int, salt: str = ""
 ) -> list[list[str]]:
-    """`count` inputs for each instruction, repetitions left out: output first for classification, else input first."""
+    """Up to `count` different inputs for each instruction, "" where the model says that it needs none: output first for
+    classification, else input first."""
     rows = [(record, copy) for record in records for copy in range(count)]
     seeds = [random.Random(f"{config.seed} {salt} {record.id} {copy}").getrandbits(62) for record, copy in rows]
     sampling = config.sampling
@@ -220,20 +221,8 @@ def give_inputs(
         for i, (record, _) in enumerate(rows)
     ]
     said = say(loaded, conversations, config.new_tokens, sampling, seeds)
-    return [list(dict.fromkeys(said[i * count : (i + 1) * count])) for i in range(len(records))]
-
-
-def with_inputs(
-    loaded: LoadedModel, records: Sequence[Record], config: ProposeConfig, count: int, salt: str = ""
-) -> list[Record]:
-    """The records, those without an instance with up to `count` inputs, still unanswered."""
-    bare = [i for i, record in enumerate(records) if not record.instances]
-    given = give_inputs(loaded, [records[i] for i in bare], config, count, salt)
-    made = dict(zip(bare, given))
-    return [
-        replace(record, instances=tuple(Instance(text, "") for text in made[i])) if i in made else record
-        for i, record in enumerate(records)
-    ]
+    each = [dict.fromkeys(filter(None, said[i * count : (i + 1) * count])) for i in range(len(records))]
+    return [["" if text == lessons.NO_INPUT else text for text in texts] for texts in each]
 
 
 def with_answers(loaded: LoadedModel, records: Sequence[Record], config: ProposeConfig) -> list[Record]:
@@ -251,3 +240,14 @@ def with_answers(loaded: LoadedModel, records: Sequence[Record], config: Propose
             instances.append(Instance(instance.input, output, "O3" if votes is None else "O4", None, votes))
         done.append(replace(record, instances=tuple(instances)))
     return done
+
+
+def main(argv: list[str]) -> None:
+    """`python -m instruct.propose RUN SEEDS --out FILE [key=value ...]`: one round of `instruct.construct`."""
+    from instruct.construct import main as construct  # which imports this module
+
+    construct(argv)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -64,19 +64,18 @@ class _Drawn:
         self.answered = [r for r in records if any(i.output for i in r.instances)]
         self.by_language = _grouped(self.answered, lambda r: r.lang or "en")
         self.by_meaning = _grouped(self.answered, lambda r: r.behaviour and (r.behaviour, r.lang))
-        self.single = _grouped(self.answered, lambda r: r.program and len(r.program) == 1 and (r.program[0], r.lang))
-        self.composed = [r for r in self.answered if r.program and len(r.program) > 1]
+        self.single = _grouped(self.answered, lambda r: len(_steps(r)) == 1 and (_steps(r)[0], r.lang))
+        self.composed = [r for r in self.answered if len(_steps(r)) > 1]
         self.classes = [r for r in self.answered if r.is_classification]
-        self.alike = _grouped(self.answered, lambda r: r.program and (len(r.program), r.program[0], r.lang))
+        self.alike = _grouped(self.answered, lambda r: _steps(r) and (len(_steps(r)), _steps(r)[0], r.lang))
         self.deeper = list(self._deeper())
 
     def _deeper(self) -> Iterator[tuple[Record, Record]]:
         """(parent, child): the child's program is the parent's and one step more at its end."""
+        by_program = _grouped(self.answered, lambda r: (_steps(r), r.lang))
         for child in self.composed:
-            assert child.program
-            for parent in self.answered:
-                if parent.lang == child.lang and parent.program == child.program[:-1]:
-                    yield parent, child
+            for parent in by_program.get((_steps(child)[:-1], child.lang), ()):
+                yield parent, child
 
     def makers(self) -> Mapping[str, Callable[[random.Random], Conversation | None]]:
         """The parts that these records can teach."""
@@ -109,12 +108,14 @@ class _Drawn:
         record, instance = self._instance(rng)
         return lessons.bare(record.instruction, instance.input, instance.output)
 
-    def input(self, rng: random.Random) -> Conversation | None:
+    def input(self, rng: random.Random) -> Conversation:
         record, instance = self._instance(rng)
-        return lessons.give_input(record.instruction, record.lang or "en", instance.input) if instance.input else None
+        return lessons.give_input(record.instruction, record.lang or "en", instance.input)
 
-    def backtranslate(self, rng: random.Random) -> Conversation:
+    def backtranslate(self, rng: random.Random) -> Conversation | None:
         record, instance = self._instance(rng)
+        if not instance.input:
+            return None
         text = lessons.pair(instance.input, instance.output)
         return lessons.backtranslate(text, record.lang or "en", record.instruction)
 
@@ -132,8 +133,7 @@ class _Drawn:
 
     def plan(self, rng: random.Random) -> Conversation | None:
         record = rng.choice(self.composed)
-        assert record.program
-        steps = [self.single.get((step, record.lang)) for step in record.program]
+        steps = [self.single.get((step, record.lang)) for step in _steps(record)]
         if not all(steps):
             return None
         texts = [rng.choice(choices).instruction for choices in steps if choices]
@@ -159,8 +159,10 @@ class _Drawn:
         record, instance = self._instance(rng, self.classes)
         return lessons.give_label(record.instruction, record.lang or "en", instance.output)
 
-    def input_for(self, rng: random.Random) -> Conversation:
+    def input_for(self, rng: random.Random) -> Conversation | None:
         record, instance = self._instance(rng, self.classes)
+        if not instance.input:
+            return None
         return lessons.give_input_for(record.instruction, instance.output, record.lang or "en", instance.input)
 
     def _instance(self, rng: random.Random, records: Sequence[Record] | None = None):
@@ -180,6 +182,11 @@ class _Drawn:
         if one.instruction == other.instruction or (one.behaviour == other.behaviour) != same_meaning:
             return None
         return lesson(one.instruction, one.lang or "en", other.instruction)
+
+
+def _steps(record: Record) -> tuple[str, ...]:
+    """The steps of its program; () where it has none."""
+    return tuple(record.program.split(" | ")) if record.program else ()
 
 
 def _grouped(records: Sequence[Record], key: Callable[[Record], object]) -> dict[object, list[Record]]:

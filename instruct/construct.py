@@ -1,0 +1,261 @@
+"""One round of construction, without the training: from what is known to records that can be learnt from.
+
+    records = construct(loaded, pool, judge, ConstructConfig(arm="verified"), round=1)
+    kept = [record for record in records if record.kept]
+
+The pipeline: write (`instruct.propose`) -> filters -> judge the instruction (does it parse, is it well typed, does it
+run, is it neither constant nor an identity, is its behaviour new, is it not held out for tests) -> many inputs for each
+-> the model's own answers, by plan and directly -> judge the answers. Every item keeps its reason.
+
+Which judges there are is the *arm*. "verified" asks the program at both places, and nothing of the program but its
+verdicts reaches the training; "interpreter" also lets it write the answers. The others do without: "unverified" is the
+condition of Self-Instruct (heuristic filters, one direct answer), "consistency" asks the model several times instead,
+"paraphrase" trusts that a paraphrase of a seed has the seed's answers. They do not even know what is held out; whether
+their items touch it is found when they are audited (`audit`).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from configs import UserError, check, load, run_main
+from instruct import propose
+from instruct.answer import Asked, by_plan, directly
+from instruct.filters import decide, usual
+from instruct.funnel import funnel, show_funnel
+from instruct.propose import Pool, ProposeConfig
+from instruct.records import Decision, Instance, Record, from_seeds, write_records
+from instruct.verify import Verifier
+from instruct.world.behaviour import Behaviour
+from instruct.world.program import world
+from model.load import LoadedModel, load_run
+
+Arm = Literal["seeds", "paraphrase", "unverified", "consistency", "verified", "interpreter"]
+ARMS: tuple[str, ...] = get_args(Arm)
+
+
+@dataclass(frozen=True)
+class ConstructConfig:
+    """propose: how to write. most: instructions kept at this stage at most. inputs: for each of them. agreement: share
+    of votes that "consistency" wants. rouge: bound of the near-duplicate filter of the arms without a program."""
+
+    arm: Arm = "verified"
+    most: int = 400
+    inputs: int = 20
+    agreement: float = 0.6
+    rouge: float = 0.7
+    propose: ProposeConfig = field(default_factory=ProposeConfig)
+
+    def __post_init__(self):
+        problems = [] if self.arm in ARMS else [f"unknown arm {self.arm!r}: arms are {', '.join(ARMS)}"]
+        problems += [
+            f"{name} must be positive, got {getattr(self, name)}"
+            for name in ("most", "inputs")
+            if getattr(self, name) < 1
+        ]
+        problems += [
+            f"{name} must be above 0 and at most 1, got {getattr(self, name)}"
+            for name in ("agreement", "rouge")
+            if not 0 < getattr(self, name) <= 1
+        ]
+        check(problems)
+
+
+#: Runs work on this rank's part of some items and gives the results for all of them, in order.
+Share = Callable[[Callable[[Sequence], list], Sequence], list]
+
+
+def alone(work: Callable[[Sequence], list], items: Sequence) -> list:
+    return work(items)
+
+
+def construct(
+    loaded: LoadedModel,
+    pool: Pool,
+    verifier: Verifier,
+    config: ConstructConfig,
+    round: int = 1,
+    share: Share = alone,
+) -> list[Record]:
+    """All items of one round with their fates; those that are kept can be learnt from."""
+    if config.arm == "seeds":
+        return []
+    writing = config.propose
+    if config.arm == "paraphrase":
+        writing = replace(writing, methods=("paraphrase",))
+    raw = share(lambda numbers: propose.write(loaded, pool, writing, numbers, round), range(writing.samples))
+    if config.arm in ("verified", "interpreter"):
+        judged = judge_instructions(raw, pool, verifier, config.most)
+    else:
+        known = [record.instruction for record in (*pool.seeds, *pool.own)]
+        judged = _undecided_through(raw, usual(config.rouge, known), config.most)
+    fell = [record for record in judged if record.decision]
+    through = [record for record in judged if not record.decision]
+    if config.arm == "paraphrase":
+        return fell + answers_of_parents(through, pool)
+    salt = f"round {round}"
+    through = share(lambda part: propose.label_tasks(loaded, part), through)
+    through = share(lambda part: give_inputs(loaded, part, config, salt), through)
+    if config.arm == "interpreter":
+        return fell + answered_by_interpreter(through, verifier)
+    if config.arm == "verified":
+        return fell + share(lambda part: answered_and_verified(loaded, part, verifier, config), through)
+    return fell + share(lambda part: answered_unverified(loaded, part, config), through)
+
+
+# Judging instructions ------------------------------------------------------------------------------------------------
+
+
+def judge_instructions(raw: Sequence[Record], pool: Pool, verifier: Verifier, most: int | None = None) -> list[Record]:
+    """Each record judged as an instruction; new is what behaves, in its language, like none in the pool or before it.
+
+    At most `most` pass; later ones would have been kept and are dropped as "surplus".
+    """
+    known: dict[str, set[str]] = defaultdict(set)
+    for record in (*pool.seeds, *pool.own):
+        if record.behaviour:
+            known[record.lang or "en"].add(record.behaviour)
+    judged, passed = [], 0
+    for record in raw:
+        if record.decision:
+            judged.append(record)
+            continue
+        given = record.instances[0].input if record.instances else ""
+        verdict = verifier.judge(record.instruction, given, None, known[record.lang or "en"])
+        decision = verdict.decision
+        if decision is None and most is not None and passed == most:
+            decision = Decision("surplus")
+        if decision is None:
+            known[record.lang or "en"].add(verdict.behaviour or "")
+            passed += 1
+        judged.append(replace(record, program=verdict.program, behaviour=verdict.behaviour, decision=decision))
+    return judged
+
+
+def _undecided_through(raw: Sequence[Record], filters, most: int) -> list[Record]:
+    """The heuristic filters on what is not decided yet; at most `most` pass."""
+    decided = iter(decide(filters, [record for record in raw if not record.decision]))
+    judged = [record if record.decision else next(decided) for record in raw]
+    through = [i for i, record in enumerate(judged) if not record.decision]
+    for i in through[most:]:
+        judged[i] = replace(judged[i], decision=Decision("surplus"))
+    return judged
+
+
+# Inputs and answers --------------------------------------------------------------------------------------------------
+
+
+def give_inputs(loaded: LoadedModel, records: Sequence[Record], config: ConstructConfig, salt: str) -> list[Record]:
+    """Each record with up to `inputs` different inputs, its own first; closed questions have the input ""."""
+    made = propose.give_inputs(loaded, records, config.propose, config.inputs, salt)
+    done = []
+    for record, texts in zip(records, made):
+        own = [instance.input for instance in record.instances]
+        inputs = list(dict.fromkeys(own + texts))[: config.inputs]
+        done.append(replace(record, instances=tuple(Instance(text, "") for text in inputs)))
+    return done
+
+
+def _asked(records: Sequence[Record]) -> list[Asked]:
+    return [Asked(r.instruction, instance.input, r.lang or "en") for r in records for instance in r.instances]
+
+
+def answered_and_verified(
+    loaded: LoadedModel, records: Sequence[Record], verifier: Verifier, config: ConstructConfig
+) -> list[Record]:
+    """The model's answers, by plan where that is right, else directly; what the verifier accepts is kept.
+
+    Of each instruction comes one kept record with its right instances, and a dropped one where none was right.
+    """
+    asked = _asked(records)
+    planned = iter([trace.output for trace in by_plan(loaded, asked, config.propose.answer_tokens)])
+    direct = iter(directly(loaded, asked, config.propose.answer_tokens))
+    done = []
+    for record in records:
+        right, fell = [], None
+        for instance in record.instances:
+            for answer in (next(planned), next(direct)):
+                verdict = verifier.judge(record.instruction, instance.input, answer)
+                if verdict.passed:
+                    right.append(Instance(instance.input, answer, "O1", True))
+                    break
+                fell = fell or verdict.decision
+        decision = Decision("verified") if right else fell or Decision("format", "it got no input")
+        done.append(replace(record, instances=tuple(right) if right else (), decision=decision))
+    return done
+
+
+def answered_by_interpreter(records: Sequence[Record], verifier: Verifier) -> list[Record]:
+    """The interpreter's answer for every input that has one."""
+    done = []
+    for record in records:
+        verdicts = [(i.input, verifier.judge(record.instruction, i.input)) for i in record.instances]
+        right = tuple(Instance(text, v.answer, "O2", True) for text, v in verdicts if v.passed and v.answer)
+        fell = next((v.decision for _, v in verdicts if v.decision), Decision("format", "it got no input"))
+        done.append(replace(record, instances=right, decision=Decision("verified") if right else fell))
+    return done
+
+
+def answered_unverified(loaded: LoadedModel, records: Sequence[Record], config: ConstructConfig) -> list[Record]:
+    """The model's direct answers; for "consistency", those that enough of its samples agree on."""
+    done = []
+    for record in propose.with_answers(loaded, records, config.propose):
+        least = config.agreement * config.propose.votes if config.arm == "consistency" else 0
+        kept = tuple(i for i in record.instances if i.output and (i.votes or 0) >= least)
+        code = "consistent" if config.arm == "consistency" else "unverified"
+        decision = Decision(code) if kept else Decision("inconsistent" if record.instances else "format")
+        done.append(replace(record, instances=kept, decision=decision))
+    return done
+
+
+def answers_of_parents(records: Sequence[Record], pool: Pool) -> list[Record]:
+    """Paraphrases with the inputs and answers of their parents."""
+    parents = {record.id: record for record in (*pool.seeds, *pool.own)}
+    return [
+        replace(
+            record,
+            instances=tuple(replace(i, label_source="O3") for i in parents[record.origin.parents[0]].instances),
+            decision=Decision("unverified"),
+        )
+        for record in records
+    ]
+
+
+# Command -------------------------------------------------------------------------------------------------------------
+
+
+def with_behaviours(records: Sequence[Record], verifier: Verifier) -> list[Record]:
+    """The records with the program and the behaviour of those that the world can read."""
+    verdicts = [verifier.judge(record.instruction) for record in records]
+    return [replace(r, program=v.program, behaviour=v.behaviour) for r, v in zip(records, verdicts)]
+
+
+def main(argv: list[str]) -> None:
+    """One pass over a file of seeds; it is `python -m instruct.propose`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m instruct.propose", description="Let a model write instructions from seeds, once."
+    )
+    parser.add_argument("run", help="run folder of the model that writes")
+    parser.add_argument("seeds", help="instructions in any format of data.formats")
+    parser.add_argument("--out", required=True, metavar="FILE", help="where the records go (.jsonl, .jsonl.gz)")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as arm=unverified, propose.samples=500")
+    arguments = parser.parse_args(argv)
+    config = load(ConstructConfig, None, arguments.overrides)
+    verifier = Verifier(Behaviour(world()))
+    seeds = with_behaviours(list(from_seeds(arguments.seeds)), verifier)
+    if config.arm in ("verified", "interpreter") and not any(record.behaviour for record in seeds):
+        raise UserError(
+            f"no program can judge items like those of {arguments.seeds}: none of them is an instruction of the "
+            "embedded world; write arm=unverified or arm=consistency"
+        )
+    records = construct(load_run(arguments.run), Pool(seeds), verifier, config)
+    write_records(arguments.out, records)
+    print("\n".join(show_funnel(funnel(records, config.propose.samples))))
+
+
+if __name__ == "__main__":
+    run_main(main)

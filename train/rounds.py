@@ -1,0 +1,264 @@
+"""Rounds of construction: the model writes instructions, a program judges them, the model learns from what holds.
+
+    python -m train.rounds configs/demo/rounds.toml [section.key=value ...]
+    torchrun --standalone --nproc_per_node=2 -m train.rounds configs/demo/rounds.toml
+
+A *base* model learns the single operations of the world and a finite number of seed compositions
+(`instruct.curriculum`). Then each round: propose, filter, verify, answer, expand (`instruct.construct`), and train on
+the seeds and the kept items together, for a fixed number of steps. How items are judged is the *arm*; all arms start
+from the same base and see the same number of tokens, so that they differ in their items only:
+
+    seeds         nothing is added
+    paraphrase    seeds in other words, with the answers of their parents
+    unverified    own instructions after Self-Instruct's filters, own answers
+    consistency   the same, kept where the model's own samples agree
+    verified      own instructions and answers that a program accepts (ours)
+    interpreter   own instructions that a program accepts, answers written by the interpreter (the ceiling)
+
+Everything lies in the run folder: `seeds.jsonl`, `tokenizer.model`, `base/`, and for each arm `round1/records.jsonl`
+(every item with its fate), `round1/train/`, `round1/exam.json`, and so on. What is there is not done again: after an
+interruption the same command goes on. Deterministic by seed; ranks write disjoint parts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from configs import check, run_main
+from data.batches import ExamplePieces, PackedRows
+from data.chat import ChatFormat, Conversation, fit_all
+from data.files import whole_file
+from data.tokenizer import Tokenizer, TokenizerConfig
+from instruct.construct import ConstructConfig, construct
+from instruct.curriculum import Course, CurriculumConfig
+from instruct.exam import grade, set_exam
+from instruct.propose import Pool
+from instruct.records import Record, read_records, write_records
+from instruct.teach import OWN_PARTS, SHARES, teach
+from model.config import ModelConfig
+from model.heads import LanguageModel
+from model.load import load_run, model_files
+from train.distributed import Ranks
+from train.objectives import language_modelling
+from train.optim import OptimizerConfig, ScheduleConfig
+from train.run import RunFolder, TrainState, write_text
+from train.stage import stage_main
+from train.trainer import TrainConfig, Trainer
+
+
+@dataclass(frozen=True)
+class RoundsConfig:
+    """A base and its rounds.
+
+    rounds      how many; 0 trains the base only
+    own_share   share of the lessons of a round that the model's own items give; the rest are of the seeds
+    exam        questions of each kind that an exam asks
+    base, train  how the base and each round are trained
+    """
+
+    run: str = "runs/rounds"
+    seed: int = 0
+    rounds: int = 3
+    own_share: float = 0.5
+    exam: int = 300
+    vocab_size: int = 1500
+    curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    construct: ConstructConfig = field(default_factory=ConstructConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    base: TrainConfig = field(default_factory=TrainConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self):
+        problems = []
+        if not 0 < self.own_share < 1:
+            problems.append(f"own_share must lie between 0 and 1, got {self.own_share}")
+        problems += [
+            f"{name} must be positive, got {getattr(self, name)}"
+            for name in ("exam", "vocab_size")
+            if getattr(self, name) < 1
+        ]
+        if self.rounds < 0:
+            problems.append(f"rounds must not be negative, got {self.rounds}")
+        if not self.model.causal:
+            problems.append("model.causal must be true: an encoder cannot write instructions")
+        check(problems)
+
+
+# Training ------------------------------------------------------------------------------------------------------------
+
+
+def lesson_rows(
+    conversations: Sequence[Conversation], tokenizer: Tokenizer, chat: ChatFormat, context: int
+) -> PackedRows:
+    examples, _ = fit_all(conversations, tokenizer, chat, context + 1)
+    return PackedRows(ExamplePieces(examples), context, tokenizer.pad)
+
+
+def lessons_for(
+    config: RoundsConfig,
+    steps: TrainConfig,
+    seeds: Sequence[Record],
+    own: Sequence[Record],
+    tokenizer: Tokenizer,
+    salt: int,
+) -> PackedRows:
+    """Enough lessons for all steps once: of the seeds, and for `own_share` of them of own items, if there are any."""
+    context, places = config.model.context, steps.steps * steps.batch_size * config.model.context
+    seed = config.seed * 1000 + salt
+
+    def drawn(records: Sequence[Record], share: float, parts: Sequence[str]) -> list[Conversation]:
+        sample = teach(records, 400, seed, parts)
+        mean = sum(len(e) for e in fit_all(sample, tokenizer, ChatFormat(), context + 1)[0]) / len(sample)
+        return teach(records, math.ceil(1.1 * share * places / mean), seed, parts)
+
+    own_share = config.own_share if own else 0.0
+    conversations = drawn(seeds, 1 - own_share, tuple(SHARES))
+    if own:
+        conversations += drawn(own, own_share, OWN_PARTS)
+    return lesson_rows(conversations, tokenizer, ChatFormat(), context)
+
+
+def fit(
+    config: RoundsConfig,
+    steps: TrainConfig,
+    folder: Path,
+    init: Path | None,
+    tokenizer: Tokenizer,
+    rows: PackedRows,
+    ranks: Ranks,
+) -> TrainState:
+    """Train a fresh model, or that of `init`, on the rows; the run lies in `folder`."""
+    if init is None:
+        torch.manual_seed(config.seed)
+        model = LanguageModel(replace(config.model, vocab_size=tokenizer.vocab_size))
+    else:
+        model = load_run(init).model.train()
+    run = RunFolder(folder, ranks.is_main)
+    run.open(config)
+    ranks.barrier()
+    return Trainer(
+        config=steps,
+        optimizer=config.optimizer,
+        schedule=config.schedule,
+        model=model,
+        objective=language_modelling,
+        rows=rows,
+        run=run,
+        ranks=ranks,
+        files=lambda: model_files(model, tokenizer, ChatFormat()),
+        seed=config.seed,
+    ).fit()
+
+
+# Stages --------------------------------------------------------------------------------------------------------------
+
+
+def prepare(config: RoundsConfig, course: Course, ranks: Ranks) -> tuple[list[Record], Tokenizer]:
+    """The seeds and the tokenizer of a run, made by the main rank where they are not there yet."""
+    seeds_path, tokenizer_path = Path(config.run) / "seeds.jsonl", Path(config.run) / "tokenizer.model"
+    if ranks.is_main and not (seeds_path.exists() and tokenizer_path.exists()):
+        seeds = course.seeds()
+        texts = (m.content for c in teach(seeds, 20_000, config.seed) for m in c.messages)
+        tokenizer = Tokenizer.train(texts, TokenizerConfig(vocab_size=config.vocab_size, character_coverage=1.0))
+        write_records(seeds_path, seeds)
+        with whole_file(tokenizer_path) as file:
+            file.write(tokenizer.model_bytes)
+    ranks.barrier()
+    return list(read_records(seeds_path)), Tokenizer.load(tokenizer_path)
+
+
+def train_base(
+    config: RoundsConfig, seeds: Sequence[Record], tokenizer: Tokenizer, ranks: Ranks
+) -> tuple[Path, TrainState]:
+    folder = Path(config.run) / "base"
+    rows = lessons_for(config, config.base, seeds, (), tokenizer, salt=0)
+    return folder, fit(config, config.base, folder, None, tokenizer, rows, ranks)
+
+
+def run_round(
+    config: RoundsConfig,
+    course: Course,
+    seeds: Sequence[Record],
+    own: list[Record],
+    tokenizer: Tokenizer,
+    init: Path,
+    number: int,
+    ranks: Ranks,
+) -> tuple[Path, list[Record], TrainState]:
+    """One round from the model in `init`: the new model's folder, and all own items kept so far."""
+    folder = arm_folder(config) / f"round{number}"
+    path = folder / "records.jsonl"
+    if not ranks.from_main(path.exists()):
+        pool = Pool(seeds, own)
+        records = construct(load_run(init), pool, course.verifier, config.construct, number, sharing(ranks))
+        if ranks.is_main:
+            write_records(path, records)
+        ranks.barrier()
+    own = own + [record for record in read_records(path) if record.kept]
+    rows = lessons_for(config, config.train, seeds, own, tokenizer, salt=number)
+    state = fit(config, config.train, folder / "train", init, tokenizer, rows, ranks)
+    return folder / "train", own, state
+
+
+def arm_folder(config: RoundsConfig) -> Path:
+    return Path(config.run) / config.construct.arm
+
+
+def sharing(ranks: Ranks) -> Callable[[Callable[[Sequence], list], Sequence], list]:
+    """Work divided over the ranks by strides, put together in the order of the items, on every rank."""
+
+    def share(work: Callable[[Sequence], list], items: Sequence) -> list:
+        parts = ranks.gather(work(items[ranks.rank :: ranks.world]))
+        return [parts[i % ranks.world][i // ranks.world] for i in range(len(items))]
+
+    return share
+
+
+def examine(config: RoundsConfig, course: Course, model: Path, path: Path, ranks: Ranks) -> dict[str, Any]:
+    """The marks of a model, from `path` where they lie already."""
+    if not ranks.from_main(path.exists()):
+        marks = grade(load_run(model), course, set_exam(course, config.exam), sharing(ranks))
+        if ranks.is_main:
+            write_text(path, json.dumps(marks, indent=1) + "\n")
+        ranks.barrier()
+    return json.loads(path.read_text("utf-8"))
+
+
+def run(config: RoundsConfig, ranks: Ranks, fresh: bool = False) -> None:
+    """Base, rounds and exams of one arm; says the marks as they come."""
+    course = Course(config.curriculum, config.seed)
+    seeds, tokenizer = prepare(config, course, ranks)
+    model, state = train_base(config, seeds, tokenizer, ranks)
+    if not state.finished:
+        return
+    _say(ranks, "base", examine(config, course, model, Path(config.run) / "base" / "exam.json", ranks))
+    own: list[Record] = []
+    for number in range(1, config.rounds + 1):
+        model, own, state = run_round(config, course, seeds, own, tokenizer, model, number, ranks)
+        if not state.finished:
+            return
+        path = arm_folder(config) / f"round{number}" / "exam.json"
+        _say(ranks, f"round {number}, {len(own):,} own items", examine(config, course, model, path, ranks))
+
+
+def _say(ranks: Ranks, title: str, marks: dict[str, dict[str, float]]) -> None:
+    if ranks.is_main:
+        shown = [f"{kind} " + "/".join(f"{v:.3f}" for k, v in of.items() if k != "asked") for kind, of in marks.items()]
+        print(f"{title}: {', '.join(shown)}", flush=True)
+
+
+def main(argv: list[str]) -> None:
+    stage_main(argv, "rounds", RoundsConfig, run, "Rounds of proposing, judging and learning.")
+
+
+if __name__ == "__main__":
+    run_main(main)
