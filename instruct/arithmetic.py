@@ -52,7 +52,16 @@ CHANGING = frozenset(
         st nd rd""",
     )
 )
-CHANGING_CHARACTERS = "的加减乘除以倍第号负方百千万亿成折分约到至和与余多几"
+#: A word behind a number with which the sentence goes on: no unit.
+SENTENCE = frozenset(
+    re.findall(
+        r"\w+",
+        """in for so is are was were each left total altogether because since which that then while when if but
+        therefore thus as the he she they we it this these there on at will can has have""",
+    )
+)
+_NO_UNITS = CHANGING | SENTENCE
+CHANGING_CHARACTERS = "的加减乘除以倍第号负方百千万亿成折约到至和与余多几"
 _MOST_DIGITS = 40
 
 
@@ -71,6 +80,7 @@ class Value:
     percent: bool = False
     additive: bool = False
     approximate: bool = False  # a number in it ends like a third or a sixth that was rounded
+    divided: bool = False  # it has a division or a per cent sign
     doubtful: bool = False  # what stands behind a division may belong to its divisor: 12 / 2 * 3
 
 
@@ -116,7 +126,7 @@ class Parser:
     def __init__(self, tokens: list[Token], at: int, stop: int):
         self.tokens, self.at, self.stop = tokens, at, stop
         self.units: set[str] = set()
-        self.percent = self.additive = self.approximate = self.doubtful = False
+        self.percent = self.additive = self.approximate = self.divided = self.doubtful = False
         self.operators = 0
         self.decimals = 0
 
@@ -126,7 +136,7 @@ class Parser:
     def value(self) -> Value:
         result = self.sum()
         decimals = None if self.operators else self.decimals
-        flags = (self.percent, self.additive, self.approximate, self.doubtful)
+        flags = (self.percent, self.additive, self.approximate, self.divided or self.percent, self.doubtful)
         return Value(result, decimals, frozenset(self.units), *flags)
 
     def sum(self, depth: int = 0) -> Fraction:
@@ -154,6 +164,7 @@ class Parser:
                     raise Unreadable("division by zero")
                 self.doubtful |= divided
                 divided |= sign == "/"
+                self.divided |= divided
                 result = result * right if sign == "*" else result / right
 
     def continues(self, signs: str) -> str | None:
@@ -246,7 +257,7 @@ class Parser:
 def is_unit(token: Token) -> bool:
     if token.text[0] >= "\u4e00":
         return not set(token.text[:2]) & set(CHANGING_CHARACTERS)
-    return token.text.lower() not in CHANGING and (token.gap or len(token.text) > 1)
+    return len(token.text) > 1 and token.text.lower() not in _NO_UNITS
 
 
 def evaluate(text: str) -> Fraction:

@@ -22,6 +22,7 @@ from fractions import Fraction
 from instruct.arithmetic import (
     CHANGING,
     CHANGING_CHARACTERS,
+    SENTENCE,
     Parser,
     Token,
     Unreadable,
@@ -50,6 +51,36 @@ _NUMBERED = frozenset(
         year hour room grade level round""",
     )
     for plural in ("", "s")
+)
+#: Units (without a plural s) that others may be converted into.
+_MEASURES = frozenset(
+    re.findall(
+        r"\w+|[$¥€£]",
+        """$ ¥ € £ cent dollar dime hour minute second day week month year km cm mm kg mg ml inch inche foot feet yard
+        mile meter metre gram pound ounce liter litre gallon quart cup pint tablespoon teaspoon dozen degree""",
+    )
+)
+_MEASURES_ZH = (
+    "小时",
+    "分",
+    "秒",
+    "天",
+    "周",
+    "月",
+    "年",
+    "元",
+    "角",
+    "米",
+    "厘米",
+    "千米",
+    "公里",
+    "克",
+    "千克",
+    "公斤",
+    "斤",
+    "升",
+    "毫升",
+    "度",
 )
 #: Factors between units; a result that is off by one of them may be a conversion.
 _CONVERSIONS = {Fraction(n) for n in (7, 12, 24, 30, 36, 52, 60, 365, 3600, 16, 3, 4, 2, 14, 20)}
@@ -101,7 +132,7 @@ def _claims_of_line(line: str) -> Iterator[Claim]:
         if ended != i:  # the chain is broken: a new one begins
             left, left_start = _left_of(tokens, i)
         right, ended = _right_of(tokens, i + 1, token.end in spoken)
-        is_fraction = token.end in spoken and i - left_start == 3 and tokens[i - 2].text == "/"  # "2/3 is 24"
+        is_fraction = token.end in spoken and i - left_start == 3 and _is_glued_fraction(tokens, i - 2)  # "2/3 is 24"
         if left is not None and right is not None and not is_fraction:
             if not _is_denied(line, tokens, left_start, ended):
                 yield from _judged(line, tokens, left, right, (left_start, i, ended), bullet)
@@ -110,6 +141,10 @@ def _claims_of_line(line: str) -> Iterator[Claim]:
         left, left_start = right, i + 1
         if right is None:
             ended = -1
+
+
+def _is_glued_fraction(tokens: list[Token], middle: int) -> bool:
+    return tokens[middle].text == "/" and not tokens[middle].gap and not tokens[middle + 1].gap
 
 
 def _left_of(tokens: list[Token], equal: int) -> tuple[Value | None, int]:
@@ -177,7 +212,8 @@ def _may_end(tokens: list[Token], end: int) -> bool:
     token = tokens[end]
     following = tokens[end + 1] if end + 1 < len(tokens) else None
     if token.kind == "word":
-        return is_unit(token) if tokens[end - 1].kind != "word" else token.text.lower() not in CHANGING
+        word = token.text.lower()
+        return word not in CHANGING if tokens[end - 1].kind == "word" else is_unit(token) or word in SENTENCE
     if token.kind == "operator":  # a dash, or the unit of a rate
         named = following is not None and following.kind == "word" and len(following.text) > 1
         return named and (token.text == "-" or not token.gap)
@@ -203,7 +239,7 @@ def _judged(
     if left.percent and left.additive and not (right.percent and right.decimals is not None):
         return  # "20 + 10 %": of what?
     doubtful = left.doubtful or right.doubtful or (right.percent and right.decimals is None)
-    if len(left.units) > 1 or (left.additive and left.units and right.units and left.units != right.units):
+    if len(left.units) > 1 or (left.additive and left.units and right.units and left.units.isdisjoint(right.units)):
         return
     if _agree(left, right, tokens[equal].text == "≈"):
         yield Claim(text)
@@ -222,6 +258,8 @@ def _agree(left: Value, right: Value, about: bool) -> bool:
         stated = right.value * scale
         difference = abs(left.value - stated)
         unit = Fraction(1, 10 ** (right.decimals or 0)) * scale / (100 if right.percent else 1)
+        if not (right.decimals or left.divided):
+            unit /= 2  # a whole number that no division led to is at most rounded, not cut off
         if difference == 0 or (right.decimals is not None and difference < unit):
             return True
         loose = about or left.approximate or right.approximate
@@ -234,7 +272,8 @@ def _explained(tokens: list[Token], left: Value, right: Value, places: tuple[int
     """Whether an unequal claim may be meant otherwise: units converted, a dash that is no minus, or a calculation that
     runs on ("8 * 45 = 360 / 5 = 72")."""
     start, equal, ended = places
-    if (left.units or right.units) and left.units != right.units and left.value and right.value:
+    units = left.units ^ right.units
+    if left.value and right.value and any(unit in _MEASURES or unit.startswith(_MEASURES_ZH) for unit in units):
         ratio = abs(left.value / right.value)
         if ratio in _CONVERSIONS or 1 / ratio in _CONVERSIONS:
             return True
@@ -252,6 +291,6 @@ def _explained(tokens: list[Token], left: Value, right: Value, places: tuple[int
                 rest = parser.value()
             except Unreadable:
                 continue
-            if parser.at == equal and _agree(rest, right, False):
+            if parser.at == equal and rest.decimals is None and _agree(rest, right, False):
                 return True
     return False
