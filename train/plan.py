@@ -1,12 +1,14 @@
 """What a pretraining run will need, before any machine is rented: memory of a rank, speed, hours, cost.
 
     python -m train.plan configs/gpt2-124m.toml --gpus 8 [--gpu h100] [--mfu 0.4] [--price 2.50] [section.key=value ...]
-    python -m train.plan configs/decoder-1b.toml --gpus 64 --sharded train.micro_batch=8
+    python -m train.plan configs/decoder-1b.toml --gpus 64 train.parallel=ddp
 
 Memory is counted, not measured: weights, gradients and optimizer state in float32; what the forward pass of one
-micro-batch keeps for the backward pass, tensor by tensor as `model.transformer` makes them (`Activations`); and the
-workspace of the loss. A test compares it with what PyTorch really keeps on a CPU; what is different on a GPU (fused RMS
-norm, FlexAttention, masks of dropout) follows PyTorch's formulas and was not measured. Speed is an assumption: the
+micro-batch keeps for the backward pass, tensor by tensor as `model.transformer` makes them (`Activations`); the
+workspace of the loss; and of a sharded run what is gathered for the moment. `train.parallel` and
+`train.activation_checkpointing` are taken from the configuration. Tests compare it with what PyTorch really keeps on a
+CPU; what is different on a GPU (fused RMS norm, FlexAttention, masks of dropout) follows PyTorch's formulas and was not
+measured. Speed is an assumption: the
 published peak of the GPU times the share of it (MFU) that you expect; 0.3 to 0.5 is what good codes reach.
 
 What it leaves out. `torch.compile` keeps less than is counted here, because it computes cheap tensors again. The
@@ -61,8 +63,9 @@ def implementations(config: ModelConfig, dtype: torch.dtype, device: str) -> tup
 class Activations:
     """Bytes that a forward pass of B rows of `config.context` tokens keeps for the backward pass, run eagerly.
 
-    dtype: of the residual stream. device: "cpu" or "cuda". `total` is the sum; everything that has no B in it (copies
-    of weights) is in it too.
+    dtype: of the residual stream. device: "cpu" or "cuda". recomputed: blocks keep their inputs only, and one of them
+    at a time is computed again, when the workspace of the loss is free. `total` is the sum; everything that has no B in
+    it (copies of weights) is in it too.
     """
 
     config: ModelConfig
@@ -70,11 +73,29 @@ class Activations:
     dtype: torch.dtype
     device: str
     head: HeadName = "language"
+    recomputed: bool = False
 
     @property
     def total(self) -> int:
-        layers = self.config.layers * (self.projections + self.feed_forward + 2 * self.between)
-        return self.ends + layers + sum(map(self.scores, implementations(self.config, self.dtype, self.device)))
+        return self.stored + max(0, self.again - self.workspace)
+
+    @property
+    def blocks(self) -> list[int]:
+        """What each block makes for its backward pass."""
+        layer = self.projections + self.feed_forward + 2 * self.between
+        return [layer + self.scores(impl) for impl in implementations(self.config, self.dtype, self.device)]
+
+    @property
+    def stored(self) -> int:
+        """What is kept from the forward to the backward pass."""
+        inputs = self.config.layers * self.size * self.tokens * self.config.width
+        return self.ends + (inputs if self.recomputed else sum(self.blocks))
+
+    @property
+    def again(self) -> int:
+        """Of the block that is computed a second time, with the two gradients of the hidden width that its backward pass
+        holds at once; beside the activations of all blocks these would not count."""
+        return max(self.blocks) + 2 * self.size * self.tokens * self.config.hidden_width if self.recomputed else 0
 
     @property
     def tokens(self) -> int:
@@ -184,25 +205,40 @@ def optimizer_bytes(config: PretrainConfig, model: ModelConfig) -> int:
     return 8 * count_parameters(model, config.head).total - 4 * inside
 
 
-def memory(config: PretrainConfig, rows: int, dtype: torch.dtype, device: str, shards: int = 1) -> Memory:
-    """The memory of a rank that computes micro-batches of `rows` rows.
+def shards_of(config: PretrainConfig, world: int) -> int:
+    """Over how many ranks weights, gradients and optimizer state are divided."""
+    return world if config.train.parallel == "fsdp" else 1
 
-    shards: over how many ranks weights, gradients and optimizer state are divided; then the matrices of the two ends
-    and of two layers (one at work, one on its way) are gathered besides.
-    """
-    model = sized(config)
-    parts = count_parameters(model, config.head)
-    kept = Activations(model, rows, dtype, device, config.head)
-    ends = parts.embedding + parts.position + parts.head
-    gathered = ends + 2 * sum(matrix_parameters(model)) if shards > 1 else 0
+
+def memory(config: PretrainConfig, rows: int, dtype: torch.dtype, device: str, world: int = 1) -> Memory:
+    """The memory of one of `world` ranks, when it computes micro-batches of `rows` rows."""
+    model, shards = sized(config), shards_of(config, world)
+    total = count_parameters(model, config.head).total
+    kept = Activations(model, rows, dtype, device, config.head, config.train.activation_checkpointing == "blocks")
     return Memory(
-        weights=4 * parts.total // shards,
-        gradients=4 * parts.total // shards,
+        weights=4 * total // shards,
+        gradients=4 * total // shards,
         optimizer=optimizer_bytes(config, model) // shards,
         activations=kept.total,
         workspace=kept.workspace,
-        gathered=4 * gathered,
+        gathered=gathered(config, kept) if shards > 1 else 0,
     )
+
+
+def gathered(config: PretrainConfig, kept: Activations) -> int:
+    """Bytes that a sharded run holds whole beside activations and workspace, when most is held.
+
+    That is while the loss is computed: the two ends and the last block; or in the backward pass of that block, when
+    the workspace is free again: its weights and gradients, the weights of the block before and the gradients of the
+    one after on their way, and the ends with the gradient of the output matrix, which takes the place of what the
+    loss has kept.
+    """
+    parts = count_parameters(kept.config, config.head)
+    ends, block = 4 * (parts.embedding + parts.position + parts.head), 4 * sum(matrix_parameters(kept.config))
+    output = kept.config.vocab_size * kept.config.width
+    loss = kept.stored + kept.workspace + ends + block
+    backward = kept.stored + kept.again + ends + 4 * block + (4 - kept.size) * output
+    return max(loss, backward) - kept.total - kept.workspace
 
 
 def sized(config: PretrainConfig) -> ModelConfig:
@@ -210,15 +246,13 @@ def sized(config: PretrainConfig) -> ModelConfig:
     return dataclasses.replace(config.model, vocab_size=config.model.vocab_size or config.data.tokenizer.vocab_size)
 
 
-def largest_micro_batch(
-    config: PretrainConfig, capacity: float, world: int, dtype: torch.dtype, device: str, shards: int = 1
-) -> int:
+def largest_micro_batch(config: PretrainConfig, capacity: float, world: int, dtype: torch.dtype, device: str) -> int:
     """The most rows at a time that fit and divide the rows of a rank; 0 when one row does not fit."""
     rows = config.train.batch_size // world
     fitting = [
         size
         for size in range(1, rows + 1)
-        if rows % size == 0 and memory(config, size, dtype, device, shards).total <= capacity
+        if rows % size == 0 and memory(config, size, dtype, device, world).total <= capacity
     ]
     return max(fitting, default=0)
 
@@ -240,28 +274,31 @@ def gib(size: float) -> str:
     return f"{size / GIB:9.2f} GiB"
 
 
-def memory_lines(config: PretrainConfig, gpu: Gpu, world: int, dtype: torch.dtype, device: str, shards: int):
+def memory_lines(config: PretrainConfig, gpu: Gpu, world: int, dtype: torch.dtype, device: str):
     """The part of the table about memory."""
-    rows = config.train.micro_batch or config.train.rows_per_rank(world)
-    need = memory(config, rows, dtype, device, shards)
+    rows, shards = config.train.micro_batch or config.train.rows_per_rank(world), shards_of(config, world)
+    need = memory(config, rows, dtype, device, world)
     attention = " and ".join(sorted(set(implementations(sized(config), dtype, device))))
+    recomputed = "blocks recomputed, " if config.train.activation_checkpointing == "blocks" else ""
     place = f"float32, divided over {shards} ranks" if shards > 1 else "float32"
     remarks = {
         "weights": place,
         "gradients": place,
         "optimizer": f"{config.optimizer.kind}, {place}",
-        "activations": f"{str(dtype).removeprefix('torch.')}, attention by {attention}, not compiled",
+        "activations": f"{str(dtype).removeprefix('torch.')}, attention by {attention}, {recomputed}not compiled",
         "workspace": "logits of the loss, a chunk at a time",
-        "gathered": "the two ends and two layers, float32",
+        "gathered": "the two ends and up to four blocks of weights and gradients, float32",
     }
     yield f"memory of a rank, micro-batch of {rows} rows x {config.model.context:,} tokens"
     yield from (f"  {name:<12}{gib(size)}  {remarks[name]}" for name, size in vars(need).items() if size)
     yield f"  {'total':<12}{gib(need.total)}  of {gpu.memory / GIB:.1f} GiB"
-    largest = largest_micro_batch(config, gpu.memory, world, dtype, device, shards)
+    largest = largest_micro_batch(config, gpu.memory, world, dtype, device)
     if need.total > gpu.memory and largest:
         yield f"warning: this does not fit; the largest micro-batch that does is train.micro_batch={largest}"
     elif need.total > gpu.memory:
-        yield "warning: this does not fit, not even with train.micro_batch=1; more ranks with --sharded hold more"
+        divided = "more ranks" if shards_of(config, 2) > 1 else "several ranks with train.parallel=fsdp"
+        remedy = f"{divided} hold more, and train.activation_checkpointing=blocks keeps less"
+        yield f"warning: this does not fit, not even with train.micro_batch=1; {remedy}"
     else:
         yield f"  fits; of a rank's {config.train.rows_per_rank(world)} rows, {largest} at a time are the most that do"
 
@@ -293,15 +330,15 @@ def plan(config: PretrainConfig, options: argparse.Namespace) -> str:
     gpu = hardware(options.gpu, world, options.peak)
     precision = "bfloat16" if device == "cuda" and config.train.precision == "auto" else config.train.precision
     dtype = compute_dtype(precision, torch.device("cpu"))
-    shards = world if options.sharded else 1
     model = sized(config)
     total = count_parameters(model, config.head).total
+    held = "weights sharded" if shards_of(config, world) > 1 else "a whole model on each rank"
     return "\n".join(
         [
             f"{options.config}: {total:,} parameters, {model.layers} layers of width {model.width}",
-            f"{world} x {gpu.label}, {'weights sharded' if shards > 1 else 'a whole model on each rank'}",
+            f"{world} x {gpu.label}, {held}",
             "",
-            *memory_lines(config, gpu, world, dtype, device, shards),
+            *memory_lines(config, gpu, world, dtype, device),
             "",
             *time_lines(config, gpu, world, options.mfu, options.price),
         ]
@@ -318,7 +355,6 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--mfu", type=float, default=0.4, help="share of the peak that you expect to reach (0.4)")
     parser.add_argument("--peak", type=float, metavar="TFLOPS", help="peak of a rank, instead of the published one")
     parser.add_argument("--price", type=float, help="of a GPU for an hour, in any currency")
-    parser.add_argument("--sharded", action="store_true", help="divide weights, gradients and optimizer over the ranks")
     options = parser.parse_intermixed_args(argv)
     if options.gpus < 1:
         raise UserError(f"--gpus must be at least 1, got {options.gpus}")
