@@ -140,8 +140,12 @@ def _final(answer: str) -> Iterator[Fault | None]:
     if final is None or last is None or re.search(r"[\d=]", answer[last.end() : final.start()]):
         return
     stated = final[1].replace("$", "").replace(",", "").strip()
+    left, _, result_text = last[1].rpartition("=")
     try:
-        result, value = evaluate(last[1].rpartition("=")[2]), evaluate(stated)
+        result, value = evaluate(result_text), evaluate(stated)
+        if evaluate(left) == value:
+            yield None  # right, whatever the annotation says
+            return
     except Unreadable:
         return
     scales = (1, 100, Fraction(1, 100))
