@@ -83,7 +83,7 @@ _NOUNS = {
         dumpling dumplings 饺子    sausage sausages 香肠        sandwich sandwiches 三明治  biscuit biscuits 饼干
         salad salads 沙拉          porridge - 粥""",
     "beverage": """
-        water - 水  milk - 牛奶  tea - 茶  coffee - 咖啡  juice juices 果汁  wine wines 葡萄酒  beer beers 啤酒""",
+        water - 水  milk - 牛奶  tea - 茶  coffee - 咖啡  juice - 果汁  wine - 葡萄酒  beer - 啤酒""",
     "body": """
         hand hands 手              foot feet 脚                 head heads 头            eye eyes 眼睛
         ear ears 耳朵              nose noses 鼻子              mouth mouths 嘴          arm arms 手臂
