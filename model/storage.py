@@ -115,7 +115,7 @@ def _entry(base: int, piece: Any, dtype: str, shape: list[int], data_offsets: li
     offsets, whole = piece or ([0] * len(shape), shape)
     if any(not 0 <= o <= o + n <= w for o, n, w in zip(offsets, shape, whole, strict=True)):
         raise ValueError("a piece lies outside its tensor")
-    return Entry(DTYPES[dtype], torch.Size(shape), base + start, base + end, Piece(tuple(offsets), tuple(whole)))
+    return Entry(DTYPES[dtype], torch.Size(shape), base + start, base + end, Piece(torch.Size(offsets), torch.Size(whole)))
 
 
 def tensor_of(entry: Entry, raw: bytes | memoryview) -> Tensor:

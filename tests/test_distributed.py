@@ -14,6 +14,7 @@ import pytest
 
 from model.storage import list_checkpoints, newest_intact
 from tests.tiny import tiny_overrides
+from train.pieces import optimizer_files
 from train.run import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -59,7 +60,16 @@ def test_two_ranks_equal_one_for_twenty_steps(tmp_path):
     assert held_out[1] == pytest.approx(held_out[0], abs=1e-4)
 
 
-def test_killed_and_restarted_equals_uninterrupted(tmp_path):
+@pytest.mark.parametrize(
+    ("ranks", "parallel"),
+    [
+        (2, "ddp"),
+        pytest.param(4, "ddp", marks=pytest.mark.slow),
+        pytest.param(2, "fsdp", marks=pytest.mark.slow),
+        pytest.param(4, "fsdp", marks=pytest.mark.slow),
+    ],
+)
+def test_killed_and_restarted_equals_uninterrupted(tmp_path, ranks, parallel):
     """Acceptance: SIGKILL of all ranks at a step that nobody chose; the final files are bit-identical."""
     overrides = [
         *tiny_overrides(tmp_path),
@@ -67,10 +77,11 @@ def test_killed_and_restarted_equals_uninterrupted(tmp_path):
         "train.evaluate_every=0",
         "train.save_every=5",
         "train.keep=0",
+        f"train.parallel={parallel}",
     ]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run(torchrun(*PRETRAIN, *overrides, f"run={whole}"))
-    command = torchrun(*PRETRAIN, *overrides, f"run={killed}")
+    run(torchrun(*PRETRAIN, *overrides, f"run={whole}", ranks=ranks))
+    command = torchrun(*PRETRAIN, *overrides, f"run={killed}", ranks=ranks)
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while len(list_checkpoints(killed)) < 3 and time.monotonic() < deadline:
@@ -82,7 +93,8 @@ def test_killed_and_restarted_equals_uninterrupted(tmp_path):
     run(command)
     (_, one), (_, other) = newest_intact(whole), newest_intact(killed)
     assert json.loads(one["state.json"])["step"] == 60
-    for name in ("model.safetensors", "optimizer.safetensors"):
+    assert one.keys() == other.keys() and len(optimizer_files(one)) == (ranks if parallel == "fsdp" else 1)
+    for name in ("model.safetensors", *optimizer_files(one)):
         assert one[name] == other[name], name
     assert losses(killed) == losses(whole)
 

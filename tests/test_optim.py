@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from configs import ConfigError
 from model import LanguageModel, ModelConfig
 from model.storage import decode_tensors, encode_tensors
-from train.optim import Optimizer, OptimizerConfig, ScheduleConfig, parameter_groups
+from train.optim import Muon, Optimizer, OptimizerConfig, ScheduleConfig, parameter_groups
 
 HEALTHY = torch.tensor(True)
 
@@ -82,6 +83,26 @@ def test_muon_updates_hidden_matrices_orthogonally_and_the_rest_by_adamw():
     assert change.pow(2).mean().sqrt() == pytest.approx(0.2 * 0.01, rel=0.3)  # the root mean square of an AdamW update
     for other in ("trunk.embedding.weight", "trunk.norm.weight"):
         torch.testing.assert_close(after[other], dict(plain.named_parameters())[other])
+
+
+def test_muon_is_torchs_muon_to_the_bit():
+    """Wide, tall and square matrices; two steps, so that there is momentum."""
+    torch.manual_seed(1)
+    shapes = [(24, 40), (40, 24), (16, 16), (1, 7)]
+    ours, theirs = ([nn.Parameter(torch.randn(shape, generator=seeded())) for shape in shapes] for _ in range(2))
+    options = {"lr": 0.02, "weight_decay": 0.1, "momentum": 0.9}
+    muon = Muon(ours, [p.shape for p in ours], **options)
+    reference = torch.optim.Muon(theirs, **options, adjust_lr_fn="match_rms_adamw")
+    for _ in range(2):
+        for one, other in zip(ours, theirs):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.clone()
+        muon.step(), reference.step()
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs))
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])

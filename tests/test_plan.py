@@ -177,8 +177,12 @@ def step_peak(ranks: Ranks, config: PretrainConfig, dtype: torch.dtype, B: int) 
 @pytest.mark.parametrize(
     ("overrides", "dtype"),
     [
-        (DEEP, F32),
-        ([*DEEP, "train.activation_checkpointing=blocks", "optimizer.kind=muon", "model.tie=false"], F32),
+        pytest.param(DEEP, F32, marks=pytest.mark.slow),
+        pytest.param(
+            [*DEEP, "train.activation_checkpointing=blocks", "optimizer.kind=muon", "model.tie=false"],
+            F32,
+            marks=pytest.mark.slow,
+        ),
         ([*DEEP, "train.activation_checkpointing=blocks", "model.width=96"], BF16),
     ],
 )

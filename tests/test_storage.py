@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from configs import UserError
 from model.storage import (
     DTYPES,
+    Piece,
     checkpoint_folder,
     decode_tensors,
     encode_tensors,
+    join_pieces,
     list_checkpoints,
     newest_intact,
     read_folder,
@@ -155,6 +157,49 @@ def test_lying_headers_are_refused(entry):
     header = json.dumps({"x": entry}).encode()
     with pytest.raises(UserError, match="is not a tensor file or is damaged"):
         decode_tensors(len(header).to_bytes(8, "little") + header + bytes(4))
+
+
+# Pieces --------------------------------------------------------------------------------------------------------------
+
+
+def pieces_of(tensor: torch.Tensor, rows: list[int]) -> list[bytes]:
+    """Files that hold so many rows of it each."""
+    files, start = [], 0
+    for part in tensor.split(rows):
+        offsets = (start, *[0] * (tensor.ndim - 1))
+        files.append(encode_tensors({"x": part}, {"x": Piece(offsets, tuple(tensor.shape))}))
+        start += len(part)
+    return files
+
+
+@pytest.mark.parametrize("rows", [[5], [2, 3], [3, 0, 2, 0], [1, 1, 1, 1, 1]])
+def test_pieces_are_joined(rows):
+    whole = torch.randn(5, 3)
+    files = pieces_of(whole, rows)
+    assert same(join_pieces(reversed(files))["x"], whole)
+    assert [len(decode_tensors(raw)["x"]) for raw in files] == rows
+    together = join_pieces([encode_tensors({"y": torch.arange(3), "z": torch.tensor(2.0)}), *files])
+    assert list(together) == ["y", "z", "x"] and together["z"] == 2
+
+
+def test_pieces_that_do_not_make_a_whole_are_refused():
+    files = pieces_of(torch.randn(5, 3), [2, 3])
+    for wrong in (files[:1], files[1:], [*files, files[0]]):
+        with pytest.raises(UserError, match="of the 15 numbers of x"):
+            join_pieces(wrong)
+    for piece in ([[4, 0], [5, 3]], [[-1, 0], [5, 3]], [[0], [5, 3]], [[0, 0], [5]], [[0.5, 0], [5, 3]], "x", 7):
+        raw = encode_tensors({"x": torch.randn(2, 3)}, {"x": piece})
+        with pytest.raises(UserError, match="not a tensor file or is damaged"):
+            decode_tensors(raw)
+
+
+def test_remarks_of_other_programs_do_not_matter():
+    tensors = {"x": torch.randn(2, 3)}
+    header = json.dumps(
+        {"__metadata__": {"format": "pt"}, "x": {"dtype": "F32", "shape": [2, 3], "data_offsets": [0, 24]}}
+    )
+    raw = len(header).to_bytes(8, "little") + header.encode() + tensors["x"].numpy().tobytes()
+    assert same(decode_tensors(raw)["x"], tensors["x"])
 
 
 # Folders -------------------------------------------------------------------------------------------------------------

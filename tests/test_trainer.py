@@ -5,6 +5,7 @@ skipped.
 from __future__ import annotations
 
 import signal
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -271,6 +272,28 @@ def test_metrics_cut_off_by_a_crash_are_read(tmp_path):
 def test_train_state_of_another_version_is_refused():
     with pytest.raises(UserError, match="not of this version"):
         TrainState.from_json(b'{"step": 1, "unknown": 2}')
+
+
+def test_what_mirrors_the_records_is_closed_at_the_end(tmp_path):
+    class Mirror:
+        said: ClassVar[list[str]] = []
+
+        def log(self, record):
+            self.said.append(record["kind"])
+
+        def close(self):
+            self.said.append("closed")
+
+    trainer = trainer_of(tmp_path, "train.steps=2", "train.evaluate_every=0")
+    trainer.run.tracker = Mirror()
+    trainer.fit()
+    assert Mirror.said == ["train", "train", "evaluation", "closed"]
+
+
+def test_how_the_work_is_divided_may_change_in_a_run(tmp_path):
+    trainer_of(tmp_path, "train.steps=2").fit()
+    changes = ["train.parallel=fsdp", "train.activation_checkpointing=blocks", "train.micro_batch=2"]
+    assert trainer_of(tmp_path, "train.steps=2", *changes).state.step == 2
 
 
 def test_norms_of_layers_are_logged_where_wanted(tmp_path):

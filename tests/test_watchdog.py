@@ -6,10 +6,12 @@ import subprocess
 import time
 
 import pytest
+import torch
 
 from tests.test_distributed import PRETRAIN, ROOT, torchrun
+from tests.test_trainer import trainer_of
 from tests.tiny import tiny_overrides
-from train.watchdog import Watchdog
+from train.watchdog import EXIT_CODE, Watchdog
 
 
 def test_the_verdict_names_who_is_behind():
@@ -28,6 +30,37 @@ def test_progress_keeps_it_quiet():
             watchdog.begin(step)
             watchdog.mark()
     assert watchdog.place == (4, 1)
+
+
+def ends(monkeypatch, trainer, evaluate) -> list[int]:
+    """Train with this evaluation; the exit codes that the watchdog gave."""
+    codes: list[int] = []
+    monkeypatch.setattr("train.watchdog.os._exit", lambda code: codes.append(code) or trainer.watchdog._stop.set())
+    monkeypatch.setattr("train.watchdog.faulthandler.dump_traceback", lambda **options: None)
+    trainer.evaluate = lambda: evaluate(trainer.model, codes)
+    trainer.fit()
+    return codes
+
+
+def test_a_long_evaluation_is_no_hang_but_a_hang_in_it_is(tmp_path, monkeypatch, capsys):
+    """Each forward pass is progress."""
+
+    def long(model, codes):
+        for _ in range(12):
+            time.sleep(0.1)
+            model.trunk(torch.zeros(1, 4, dtype=torch.int64))
+        return {"loss": 1.0}
+
+    def hangs(model, codes):
+        deadline = time.monotonic() + 20
+        while not codes and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return {"loss": 1.0}
+
+    settings = ("train.stall_seconds=0.6", "train.evaluate_every=0", "train.save_every=0", "train.steps=2")
+    assert ends(monkeypatch, trainer_of(tmp_path / "long", *settings), long) == []
+    assert ends(monkeypatch, trainer_of(tmp_path / "hangs", *settings), hangs) == [EXIT_CODE]
+    assert "no progress for 0.6 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("fault", ["hang:rank1:step3"])

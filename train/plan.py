@@ -93,8 +93,8 @@ class Activations:
 
     @property
     def again(self) -> int:
-        """Of the block that is computed a second time, with the two gradients of the hidden width that its backward pass
-        holds at once; beside the activations of all blocks these would not count."""
+        """Of the block that is computed a second time, with the two gradients of the hidden width that its backward
+        pass holds at once; beside the activations of all blocks these would not count."""
         return max(self.blocks) + 2 * self.size * self.tokens * self.config.hidden_width if self.recomputed else 0
 
     @property
