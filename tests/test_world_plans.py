@@ -43,6 +43,7 @@ UNDEFINED = {
     "same_length 3": ["a", "incomprehensible", "龘龘龘龘龘龘"],
     "same_kind 2": ["gobbledygook", "龘龘"],
     "odd_above 2": ["9998"],
+    "sentence_with": ["gobbledygook", "sleep", "France"],
 }  # fmt: skip
 
 
@@ -211,9 +212,13 @@ def test_every_written_answer_holds(operation):
         ("odd_above 3", "-4", ["-3 5 -1"], ["-5 1 3"]),
         ("adding_up_to 2", "8", ["3 5", "-2 10"], ["4 4", "8", "3 6", "1 2 5"]),
         ("adding_up_to 3", "6", ["1 2 3"], ["2 2 2", "1 5"]),
+        ("sentence_with", "cat", ["the dog chased a cat", "the happy cat does not eat an apple"],
+         ["the dog chased a cow", "the dog chased the cat", "cat", "a cat", "狗追赶猫", "the catcher chased a cat"]),
+        ("sentence_with", "eat", ["does the cat eat an apple?"], ["the cat eats an apple"]),
+        ("sentence_with", "猫", ["狗追赶了猫"], ["狗追赶牛", "the dog chased a cat", "猫"]),
         ("calculation_of", "12", ["7 + 5", "3 * 4", "20 - 2 * 4"], ["12", "7 + 6", "7+5", "twelve", "2 ** 3"]),
     ],
-)
+)  # fmt: skip
 def test_holds_accepts_every_right_answer_and_no_wrong_one(program, text, right, wrong):
     assert all(WORLD.holds(Program.read(program), text, each) for each in right)
     assert not any(WORLD.holds(Program.read(program), text, each) for each in wrong)

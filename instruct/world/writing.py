@@ -1,11 +1,12 @@
 """Constrained writing: tasks with many right answers, each of which a program can tell from a wrong one.
 
-What it is. The family "writing": write words, numbers or a calculation that satisfy a condition. `holds` decides about
+What it is. The family "writing": words, numbers, a calculation or a sentence under a condition. `holds` decides about
 any answer; `run` gives one that is right, so that a task without an answer (Undefined) is known before it is set.
 
 Why so. Elsewhere in this world a question has one answer and copying it is all there is to learn. Here the answer is
 free, and only the condition is checked: what a model writes is new, and still right or wrong. To make that worth
-something, words must be words of the lexicon, in the language of the input, and all of them different.
+something, words must be words of the lexicon, in the language of the input, and all of them different, and a sentence
+must be one that `instruct.world.sentences` can read.
 
 What it leaves out. Style, rhyme, length of texts; and so these operations can only come last in a chain.
 """
@@ -15,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import count, islice
 
-from instruct.world import lexicon
+from instruct.world import lexicon, sentences
 from instruct.world.numbers import LARGEST, bounded, evaluate
 from instruct.world.operation import Operation, Phrases, Undefined, language_of
 
@@ -84,6 +85,32 @@ def is_calculation_of(number: int, text: str) -> bool:
         return False
 
 
+def sentence_with(word: str) -> str:
+    """A painter draws it, draws a dog that is so, or does not do it. Raises Undefined where that is no sentence."""
+    entry, language = lexicon.known(word), language_of(word) or "en"
+    painter, draw, dog = map(lexicon.known, ("painter", "draw", "dog"))
+    if entry.category == "verb":
+        things = lexicon.words_of(sentences.ACTIONS.get(entry.name.en, "animal").split()[0], "en")
+        sentence = sentences.Sentence(painter, entry, lexicon.known(things[0]), negative=True)
+    elif entry.category in ("adjective", "colour"):
+        sentence = sentences.Sentence(painter, draw, dog, other_quality=entry)
+    else:
+        sentence = sentences.Sentence(painter, draw, entry)
+    text = sentences.write(sentence, language)
+    if not is_sentence_with(word, text):
+        raise Undefined(f"{word!r} has no place in a sentence")
+    return text
+
+
+def is_sentence_with(word: str, text: str) -> bool:
+    """Whether it is a sentence in the language of the word, and has it as one of its words."""
+    language = language_of(word) or "en"
+    try:
+        return language_of(text) == language and word in sentences.tokens(sentences.read(text), language)
+    except Undefined:
+        return False
+
+
 def words_task(
     name: str, takes: str, right: Callable[[str], list[str]], english: tuple[str, ...], chinese: tuple[str, ...]
 ) -> Operation:
@@ -147,4 +174,14 @@ NUMBERS = (
     ),
 )  # fmt: skip
 
-OPERATIONS: tuple[Operation, ...] = WORDS + NUMBERS
+SENTENCES = (
+    Operation(
+        "sentence_with", "writing", "word", "sentence", lambda x, k, language: sentence_with(x),
+        Phrases(("write a sentence that contains {x}", "make up a sentence in which {x} occurs",
+                 "come up with a sentence that uses {x}")),
+        Phrases(("用{x}写一个句子", "造一个含有{x}的句子", "编一句用到{x}的话")),
+        holds=lambda x, k, language, answer: is_sentence_with(x, answer),
+    ),
+)  # fmt: skip
+
+OPERATIONS: tuple[Operation, ...] = WORDS + NUMBERS + SENTENCES
