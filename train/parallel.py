@@ -34,7 +34,7 @@ Parallel = Literal["ddp", "fsdp"]
 
 
 def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """The dtype of activations: see `train.trainer.TrainConfig.precision`."""
+    """The dtype of activations: see `train.config.TrainConfig.precision`."""
     if precision == "auto":
         if device.type == "cuda":
             fast = torch.cuda.is_bf16_supported()
