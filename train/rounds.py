@@ -143,7 +143,7 @@ def fit(
     else:
         model = load_run(init).model.train()
     run = RunFolder(folder, ranks.is_main)
-    run.open(config)
+    run.open(config if init else replace(config, rounds=0, own_share=0.5, construct=ConstructConfig()))  # any arm's
     ranks.barrier()
     return Trainer(
         config=steps,

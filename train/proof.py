@@ -1,0 +1,227 @@
+"""The proof: do instructions that a model wrote itself make it better, at equal compute, and which judge do they need?
+
+    python -m train.proof configs/construct.toml --seeds 5 --out results [--arms verified,seeds] [--people FOLDER]
+
+Every arm of `train.rounds` is run for every seed: the same base, the same number of steps and tokens in every round.
+The marks of the last round, compared between arms within a seed, are the gain. Then `train.evidence` measures what the
+base writes, the filters against the truth, kept items by another road, induction; and ROUGE-L its speed. Writes
+`construct.json`, `construct.md` and pictures; what is finished is not repeated, so that the command can be interrupted
+(and asked for a partial report) at any time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from configs import UserError, load, run_main
+from instruct.construct import ARMS
+from instruct.curriculum import Course
+from instruct.exam import KINDS, PLANNED
+from instruct.records import read_records
+from model.load import load_run
+from train.demo import machine
+from train.distributed import Ranks, setup, teardown
+from train.evidence import filter_table, free_writing, induction_table, people_table, recheck
+from train.plots import can_plot
+from train.proof_report import draw, markdown
+from train.rounds import RoundsConfig, arm_folder, run
+from train.run import write_text
+
+HEADLINE = "compositions"
+RESAMPLES = 10_000
+INDUCED = 300  # tasks of induction of each kind, at most
+
+
+def configured(config: RoundsConfig, seed: int, arm: str) -> RoundsConfig:
+    """The configuration of one seed and arm; all arms of a seed lie in one run folder."""
+    propose = replace(config.construct.propose, seed=seed)
+    return replace(
+        config, seed=seed, run=f"{config.run}/seed{seed}", construct=replace(config.construct, arm=arm, propose=propose)
+    )
+
+
+def marks_of(config: RoundsConfig) -> list[dict[str, Any]] | None:
+    """The marks of the base and of each round of an arm; None while one is missing."""
+    paths = [Path(config.run) / "base" / "exam.json"]
+    paths += [arm_folder(config) / f"round{number}" / "exam.json" for number in range(1, config.rounds + 1)]
+    if not all(path.exists() for path in paths):
+        return None
+    return [json.loads(path.read_text("utf-8")) for path in paths]
+
+
+def audited(config: RoundsConfig, course: Course) -> list[dict[str, Any]]:
+    """For each round of an arm, what it kept, and what the truth about that is (which the arm may not have known)."""
+    rounds = []
+    for number in range(1, config.rounds + 1):
+        records = list(read_records(arm_folder(config) / f"round{number}" / "records.jsonl"))
+        kept = [record for record in records if record.kept]
+        verdicts = [
+            course.verifier.judge(record.instruction, each.input, each.output)
+            for record in kept
+            for each in record.instances
+        ]
+        read = [course.verifier.judge(record.instruction) for record in kept]
+        rounds.append(
+            {
+                "written": len(records),
+                "kept": len(kept),
+                "instances": len(verdicts),
+                "right": sum(bool(verdict.right) for verdict in verdicts) / max(len(verdicts), 1),
+                "readable": sum(verdict.program is not None for verdict in read) / max(len(read), 1),
+                "behaviours": len({verdict.behaviour for verdict in read if verdict.behaviour}),
+                "held_out": sum(v.decision is not None and v.decision.code == "test split" for v in read),
+            }
+        )
+    return rounds
+
+
+def arms_table(config: RoundsConfig, seeds: int, arms: Sequence[str], ranks: Ranks) -> dict[str, dict[str, Any]]:
+    """Run what is missing; {arm: {"marks": [by seed][by round], "rounds": [by seed][by round]}}."""
+    table: dict[str, dict[str, Any]] = {arm: {"marks": [], "rounds": []} for arm in arms}
+    for seed in range(seeds):
+        for arm in arms:
+            one = configured(config, seed, arm)
+            if marks_of(one) is None:
+                if ranks.is_main:
+                    print(f"\n=== seed {seed}, {arm}", flush=True)
+                run(one, ranks)
+            marks = marks_of(one)
+            if marks is None:
+                raise UserError(f"{one.run}: interrupted; the same command goes on")
+            table[arm]["marks"].append(marks)
+            course = Course(one.curriculum, one.seed)
+            table[arm]["rounds"].append(audited(one, course) if arm != "seeds" else [])
+    return table
+
+
+# Figures -------------------------------------------------------------------------------------------------------------
+
+
+def gain(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The headline: points of the verified arm over the seeds alone, and every arm by kind, way and round."""
+
+    def last(arm: str, kind: str, way: str = "direct") -> list[float]:
+        return [marks[-1][kind][way] for marks in table[arm]["marks"]]
+
+    figures: dict[str, Any] = {"headline": HEADLINE, "arms": {}}
+    for arm in table:
+        figures["arms"][arm] = {
+            kind: {
+                way: [[marks[number][kind][way] for number in range(len(marks))] for marks in table[arm]["marks"]]
+                for way in (("direct", "plan") if kind in PLANNED else ("direct",))
+            }
+            for kind in KINDS
+        }
+        figures["arms"][arm]["rounds"] = table[arm]["rounds"]
+    if {"verified", "seeds"} <= table.keys():
+        for kind in KINDS:
+            differences = [v - s for v, s in zip(last("verified", kind), last("seeds", kind))]
+            figures[kind] = {"points": 100 * statistics.mean(differences), "interval": _interval(differences)}
+            if "interpreter" in table:
+                ceiling = statistics.mean(last("interpreter", kind)) - statistics.mean(last("seeds", kind))
+                figures[kind]["recovered_fraction"] = statistics.mean(differences) / ceiling if ceiling > 0 else None
+        differences = [v - s for v, s in zip(last("verified", HEADLINE), last("seeds", HEADLINE))]
+        figures |= {
+            "points": figures[HEADLINE]["points"],
+            "interval": figures[HEADLINE]["interval"],
+            "recovered_fraction": figures[HEADLINE].get("recovered_fraction"),
+            "seeds": len(differences),
+            "seeds_positive": sum(difference > 0 for difference in differences),
+        }
+    return figures
+
+
+def _interval(differences: Sequence[float]) -> list[float]:
+    """95 % bootstrap interval of the mean, in points, over seeds."""
+    rng = random.Random(0)
+    means = sorted(statistics.mean(rng.choices(differences, k=len(differences))) for _ in range(RESAMPLES))
+    return [100 * means[int(0.025 * RESAMPLES)], 100 * means[int(0.975 * RESAMPLES)]]
+
+
+# Evidence ------------------------------------------------------------------------------------------------------------
+
+
+def evidence(config: RoundsConfig, written: int, searched: int, people: Path | None) -> dict[str, Any]:
+    """What `train.evidence` measures, of the first seed: of its base, and of its last verified model."""
+    one = configured(config, 0, "verified")
+    course = Course(one.curriculum, one.seed)
+    seeds = list(read_records(Path(one.run) / "seeds.jsonl"))
+    base, last = load_run(Path(one.run) / "base"), load_run(arm_folder(one) / f"round{one.rounds}" / "train")
+    figures, judged = free_writing(base, course, seeds, written, 1.0, one.seed)
+    kept = [
+        record
+        for number in range(1, one.rounds + 1)
+        for record in read_records(arm_folder(one) / f"round{number}" / "records.jsonl")
+        if record.kept
+    ]
+    programs = {"single operations": course.splits.singles, "held-out compositions": course.splits.held_out}
+    induced = {
+        name: induction_table(last, course, sorted(group)[:INDUCED], searched, 8, one.seed)
+        for name, group in programs.items()
+    }
+    if people is not None:
+        induced["people"] = people_table(last, people)
+    return {
+        "yield": figures | {"recheck": recheck(kept)},
+        "filters": filter_table(base, course, seeds, judged, one.seed),
+        "induction": induced,
+    }
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m train.proof", description="Measure the gain of own instructions.")
+    parser.add_argument("config", help="TOML file of train.rounds, for example configs/construct.toml")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replace settings of the file")
+    parser.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
+    parser.add_argument("--arms", default=",".join(ARMS), help="which, with commas between (default all)")
+    parser.add_argument("--out", default="results", help="folder of construct.json, .md, .png (default results)")
+    parser.add_argument("--written", type=int, default=20_000, help="samples for yield and filters (default 20,000)")
+    parser.add_argument("--searched", type=int, default=40, help="tasks of induction with search (default 40)")
+    parser.add_argument("--people", type=Path, help="folder of the public instruction-induction tasks")
+    parser.add_argument("--rouge", type=Path, help="figures of instruct.rouge_bench, to be shown too")
+    arguments = parser.parse_args(argv)
+    config = load(RoundsConfig, arguments.config, arguments.overrides)
+    arms = arguments.arms.split(",")
+    if unknown := sorted(set(arms) - set(ARMS)):
+        raise UserError(f"unknown arm {', '.join(unknown)}: arms are {', '.join(ARMS)}")
+    if arguments.seeds < 1:
+        raise UserError(f"--seeds must be at least 1, got {arguments.seeds}")
+    ranks = setup(config.train.device, config.train.threads)
+    try:
+        table = arms_table(config, arguments.seeds, arms, ranks)
+        if not ranks.is_main:
+            return
+        report: dict[str, Any] = {
+            "command": f"python -m train.proof {' '.join(argv)}",
+            "seeds_done": arguments.seeds,
+            "machine": machine(),
+            "gain": gain(table),
+        }
+        if "verified" in arms:
+            report |= evidence(config, arguments.written, arguments.searched, arguments.people)
+        if arguments.rouge:
+            report["rouge"] = json.loads(arguments.rouge.read_text("utf-8"))
+        write(report, Path(arguments.out))
+    finally:
+        teardown()
+
+
+def write(report: Mapping[str, Any], out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "construct.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    pictures = can_plot()
+    if pictures:
+        draw(report["gain"], out / "construct.png")
+    write_text(out / "construct.md", markdown(report, pictures))
+    print(f"{out / 'construct.json'}, {out / 'construct.md'}")
+
+
+if __name__ == "__main__":
+    run_main(main)
