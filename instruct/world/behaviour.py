@@ -28,7 +28,8 @@ from instruct.world.operation import Undefined, is_a
 from instruct.world.program import Program, World
 
 MOSTLY = 0.5  # of the inputs that its first step knows, a program must answer more than this share
-CONSTANT = 0.9  # a program whose most frequent output has this share says nothing about its input
+CONSTANT = 0.96  # a program whose most frequent output has this share says nothing about its input
+DEEPEST = 2  # steps of the programs with which longer ones are compared
 FEWEST = 4  # inputs with an output, below which nothing can be said
 
 
@@ -100,9 +101,9 @@ class Behaviour:
         return answered < FEWEST or answered <= MOSTLY * begun
 
     def equal_shorter(self, program: Program) -> Program | None:
-        """A program of fewer steps that does the same."""
+        """A program of fewer steps, and of `DEEPEST` at most, that does the same."""
         takes = self.world.signature(program).takes
-        return self.shorter(takes, len(program) - 1).get(self.fingerprint(program, takes))
+        return self.shorter(takes, min(len(program) - 1, DEEPEST)).get(self.fingerprint(program, takes))
 
     def trivial(self, program: Program) -> str:
         """Why the program is not worth asking for; "" if it is. Raises IllTyped."""

@@ -400,10 +400,10 @@ def finish(text: str, language: str, literal: str | None = None) -> str:
 
 def _fitting(forms: tuple[str, ...], template: str) -> tuple[str, ...]:
     """The names that stand well in a template: no "sum of it", no "numbers in the numbers"."""
-    noun = template.startswith(("the ", "everything ", "{x}的"))
-    clumsy = {PRONOUN} if noun else set()
-    if "number" in template:
-        clumsy |= {form for form in forms if "numbers" in form}
+    clumsy = {PRONOUN} if template.startswith(("the ", "everything ")) else set()
+    for noun, several in (("number", "numbers"), ("word", "words")):
+        if noun in template:
+            clumsy |= {form for form in forms if several in form}
     return tuple(form for form in forms if form not in clumsy) or forms
 
 

@@ -21,15 +21,15 @@ from collections.abc import Callable
 from functools import cache
 from random import Random
 
-from instruct.world import lexicon, plans, tables
+from instruct.world import lexicon, plans, sentences, tables
 from instruct.world.operation import TYPES, Undefined, is_a
-from instruct.world.program import Program, World
+from instruct.world.program import TRUTH, Program, World
 
 POOLS = ("train", "test", "probe")
 #: Types of which every pool holds all there are.
 CLOSED = frozenset(kind for kind in TYPES if is_a(kind, "word"))
 PROBES = 24  # of each language
-NAME_PROBES = 80  # of single words
+WORD_PROBES = 160  # of single words, many of which an operation may not know
 
 
 def pool_of(text: str) -> str:
@@ -58,27 +58,40 @@ def sample_defined(
 ) -> tuple[str, str] | None:
     """(input, output) for an input that has an output; None where `tries` draws found none.
 
-    `language`: of the input; `instruction`: that of the instruction, where it is another. Raises IllTyped.
+    Where the answer is yes or no, both are wanted equally often. `language`: of the input; `instruction`: that of the
+    instruction, where it is another. Raises IllTyped.
     """
-    takes = world.signature(program).takes
+    takes, gives = world.signature(program)
+    truth = rng.random() < 0.5
+    wanted = {words[truth] for words in TRUTH.values()} if gives == "truth" else None
+    found = None
     for _ in range(tries):
         text = sample_input(takes, rng, language, pool)
         try:
-            return text, world.run(program, text, instruction or language)
+            found = text, world.run(program, text, instruction or language)
         except Undefined:
             continue
-    return None
+        if wanted is None or found[1] in wanted:
+            break
+    return found
 
 
 @cache
 def probes(kind: str) -> tuple[tuple[str, str], ...]:
-    """The fixed (text, language) pairs by which the behaviour of a program that takes `kind` is told."""
+    """The fixed (text, language) pairs by which the behaviour of a program that takes `kind` is told.
+
+    Names: all there are. Single numbers are too few to spare any: all from -20 to 99, every fifth asked in Chinese too.
+    """
+    if kind == "number":
+        return tuple((str(n), "en") for n in range(-20, 100)) + tuple((str(n), "zh") for n in range(-20, 100, 5))
     found: dict[tuple[str, str], None] = {}
-    wanted = NAME_PROBES if kind in CLOSED else PROBES
     for language in ("en", "zh"):
         rng = Random(f"probes of {kind} in {language}")
-        for _ in range(wanted):
-            found[sample_input(kind, rng, language, "probe"), language] = None
+        if kind in NAMED:
+            found.update(((name, language), None) for name in names_of(kind, language))
+        else:
+            for _ in range(WORD_PROBES if kind in CLOSED else PROBES):
+                found[sample_input(kind, rng, language, "probe"), language] = None
     return tuple(found)
 
 
@@ -115,19 +128,15 @@ def words(rng: Random, language: str) -> str:
 
 
 def word(rng: Random, language: str) -> str:
-    """An everyday word, or one time in ten a name."""
-    return rng.choice(everyday(language)) if rng.random() < 0.9 else rng.choice(lexicon.NAMES).name.text(language)
+    """An everyday word, all categories equally often; or one time in ten a name."""
+    if rng.random() < 0.1:
+        return rng.choice(lexicon.NAMES).name.text(language)
+    return rng.choice(lexicon.words_of(rng.choice(lexicon.CATEGORIES), language))
 
 
 def letter(rng: Random, language: str) -> str:
     """A letter, or the first character of a Chinese word."""
     return rng.choice(string.ascii_lowercase) if language == "en" else rng.choice(everyday("zh"))[0]
-
-
-def sentence(rng: Random, language: str) -> str:
-    from instruct.world import sentences
-
-    return sentences.sample(rng, language)
 
 
 def a_name(kind: str) -> Callable[[Random, str], str]:
@@ -177,7 +186,7 @@ MAKERS: dict[str, Callable[[Random, str], str]] = {
     "words": words,
     "word": word,
     "letter": letter,
-    "sentence": sentence,
+    "sentence": sentences.sample_sentence,
     "graph": plans.sample_graph,
     "tasks": plans.sample_tasks,
     "blocks": plans.sample_blocks,

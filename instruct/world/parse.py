@@ -27,7 +27,19 @@ from typing import NamedTuple
 
 from configs import UserError
 from instruct.world.behaviour import Behaviour
-from instruct.world.grammar import ALSO, BACK, BARE, OPENINGS, ORDERS, QUESTIONS, STYLES, Style, all_names, has_tail, title
+from instruct.world.grammar import (
+    ALSO,
+    BACK,
+    BARE,
+    OPENINGS,
+    ORDERS,
+    QUESTIONS,
+    STYLES,
+    Style,
+    all_names,
+    has_tail,
+    title,
+)
 from instruct.world.inputs import is_known
 from instruct.world.operation import TYPES, Undefined, is_a
 from instruct.world.program import IllTyped, Program, Step, World, read_value
@@ -39,7 +51,8 @@ _SPACE_BY_CHINESE = re.compile(rf"(?<=[{_CHINESE}]) | (?=[{_CHINESE}])")
 _SPACE_BY_STOP = re.compile(r" ?([,.?!;:]) ?")
 _QUOTED = re.compile(r'("[^"]*")')
 _NUMBER = re.compile(r"-?\d{1,4}")
-_SIGNS = str.maketrans("“”„‟「」『』‘’。−", "\"\"\"\"\"\"\"\"''.-")
+_QUOTES = str.maketrans(dict.fromkeys("“”„‟「」『』＂", '"'))
+_SIGNS = str.maketrans("‘’。−", "''.-")
 
 
 class Unreadable(UserError):
@@ -96,14 +109,12 @@ class Phrase(NamedTuple):
 def normalise(text: str, language: str) -> str:
     """The form in which templates and texts are compared, but for case: one kind of quotes and stops, single spaces;
     no space beside Chinese characters in Chinese; no final stop. Inside quotes only spaces are made single."""
-    text = unicodedata.normalize("NFKC", text.translate(_SIGNS)).replace("・", "·")
-    text = " ".join(text.split())
-    parts = _QUOTED.split(text)
+    parts = _QUOTED.split(" ".join(text.translate(_QUOTES).split()))
     for i in range(0, len(parts), 2):
+        parts[i] = unicodedata.normalize("NFKC", parts[i].translate(_SIGNS))
         if language == "zh":
-            parts[i] = _SPACE_BY_CHINESE.sub("", parts[i])
-            parts[i] = _SPACE_BY_STOP.sub(r"\1", parts[i])
-    return "".join(parts).rstrip(" .?!")
+            parts[i] = _SPACE_BY_STOP.sub(r"\1", _SPACE_BY_CHINESE.sub("", parts[i]))
+    return " ".join("".join(parts).split()).rstrip(" .?!")
 
 
 def lower(text: str) -> str:
@@ -251,7 +262,7 @@ def _check_name(kinds: frozenset[str], takes: str) -> None:
 
 def _languages(text: str) -> tuple[str, ...]:
     """The languages in which the words of `text`, outside quotes, may be written."""
-    outside = "".join(_QUOTED.split(text.translate(_SIGNS))[::2])
+    outside = "".join(_QUOTED.split(text.translate(_QUOTES))[::2])
     chinese = any("\u4e00" <= character <= "\u9fff" for character in outside)
     latin = any(character.isascii() and character.isalpha() for character in outside)
     return (("zh",) if chinese else ()) + (("en",) if latin or not chinese else ())

@@ -28,6 +28,7 @@ from functools import cache, lru_cache
 from typing import NamedTuple
 
 from configs import UserError
+from instruct.world import facts, lists, numbers, plans, sentences, words, writing
 from instruct.world.operation import ITEM, SAME, TYPES, Operation, Undefined, is_a, language_of
 
 LARGEST = 9999  # of a number, in either direction
@@ -302,8 +303,6 @@ def _general_first(kind: str) -> tuple[str, ...]:
 @cache
 def operations() -> tuple[Operation, ...]:
     """All operations, family by family."""
-    from instruct.world import facts, lists, numbers, plans, sentences, words, writing
-
     families = (facts, words, sentences, numbers, lists, plans, writing)
     return tuple(operation for family in families for operation in family.OPERATIONS)
 

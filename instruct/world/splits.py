@@ -50,7 +50,7 @@ LOOKUPS = frozenset({"facts", "calendar"})  # families that must have seen an in
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much of the pairs: at most so many, and at most this share of all well-typed pairs of operations."""
+    """How many pairs: at most so many, taken from this share of all well-typed pairs; the rest of them stays open."""
 
     seeds: int = 300
     held_out: int = 250
@@ -88,9 +88,9 @@ class Splits:
         pairs = list(skeletons(self.world, 2))
         Random(f"pairs {seed}").shuffle(pairs)
         rest = iter(pairs)
-        self.held_out = self._hold_out(rest, min(sizes.held_out, int(sizes.held_out_share * len(pairs))))
+        self.held_out = self._hold_out(itertools.islice(rest, int(sizes.held_out_share * len(pairs))), sizes.held_out)
         self.test_behaviours = self._behaviours(self.held_out)
-        chosen = self._choose(rest, min(sizes.seeds, int(sizes.seeds_share * len(pairs))))
+        chosen = self._choose(itertools.islice(rest, int(sizes.seeds_share * len(pairs))), sizes.seeds)
         self.seeds = self.singles + chosen
         self._seed_behaviours = self._behaviours(self.seeds)
         self.depth3 = self._deep(sizes.depth3)
@@ -203,16 +203,16 @@ class Splits:
         return frozenset().union(*map(self.behaviour.fingerprints, programs))
 
     def _hold_out(self, pairs: Iterator[tuple[str, ...]], count: int) -> tuple[Program, ...]:
-        """All programs of the first `count` pairs whose behaviour no single operation has."""
-        found: list[Program] = []
-        for _ in range(count):
-            for names in pairs:
-                programs = [each for each in variants(self.world, names) if not self.behaviour.trivial(each)]
-                programs = [each for each in programs if not self._like_a_single(each)]
-                if programs:
-                    found += programs
-                    break
-        return tuple(found)
+        """All programs, whose behaviour no single operation has, of the first `count` pairs that have one."""
+        found: list[list[Program]] = []
+        for names in pairs:
+            if len(found) == count:
+                break
+            programs = [each for each in variants(self.world, names) if not self.behaviour.trivial(each)]
+            found.append([each for each in programs if not self._like_a_single(each)])
+            if not found[-1]:
+                found.pop()
+        return tuple(itertools.chain.from_iterable(found))
 
     def _choose(self, pairs: Iterator[tuple[str, ...]], count: int) -> tuple[Program, ...]:
         """One program of each of the next `count` pairs that do not touch what is held out."""
@@ -230,11 +230,12 @@ class Splits:
         rng = Random(f"depth3 {self.seed}")
         found: dict[str, Program] = {}
         for _ in range(20 * count):
-            program = sample_program(self.behaviour, 3, rng)
-            if program and not self.behaviour.fingerprints(program) & self._seed_behaviours:
-                found.setdefault(self.behaviour.fingerprint(program), program)
+            program = random_chain(self.world, 3, rng)
             if len(found) == count:
                 break
+            known = self.behaviour.fingerprints(program) & self._seed_behaviours
+            if not known and not self.behaviour.trivial(program):
+                found.setdefault(self.behaviour.fingerprint(program), program)
         return tuple(found.values())
 
     def _open(self, pairs: Iterator[tuple[str, ...]], count: int) -> tuple[Program, ...]:
