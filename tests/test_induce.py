@@ -146,12 +146,13 @@ def test_paraphrases_of_the_best_compete_again(loaded, monkeypatch):
     pairs = pairs_of("same", 8)
     asked = said_by_turns(monkeypatch, ["say letter"], ["say zero", "give letter"], ["give same", "say letter", ""])
     config = replace(SMALL, search="exhaustive", score="execution", resampling=1, parents=2)
-    found = induce(loaded, pairs, "en", config, executor=by_program)
+    executed = []
+    found = induce(loaded, pairs, "en", config, executor=lambda each: executed.extend(each) or by_program(each))
     assert found.instruction == "give same" and found.score == 1
     assert {each.instruction for each in found.ranking} == {"say letter", "say zero", "give letter", "give same"}
     parents = {conversation.messages[1].content for conversation in asked[2]}
     assert len(asked[2]) == config.candidates and len(parents) == 2
-    assert found.evaluations == 4 * len(pairs), "what competes again is not computed again"
+    assert found.evaluations == len(executed) == 4 * len(pairs), "what competes again is not computed again"
 
 
 def test_as_many_pairs_are_shown_as_there_is_room_for(loaded):
