@@ -30,6 +30,7 @@ from instruct.world.program import Program, World
 MOSTLY = 0.5  # of the inputs that its first step knows, a program must answer more than this share
 CONSTANT = 0.96  # a program whose most frequent output has this share says nothing about its input
 DEEPEST = 2  # steps of the programs with which longer ones are compared
+SKETCH = 12  # probes by which most programs are told apart before all are run
 FEWEST = 4  # inputs with an output, below which nothing can be said
 
 
@@ -40,22 +41,22 @@ class Behaviour:
         self.world = world
         self.outputs = lru_cache(maxsize=1 << 16)(self._outputs)
         self.fingerprint = lru_cache(maxsize=1 << 18)(self._fingerprint)
-        self._known: dict[tuple[str, int], dict[str, Program]] = {}
+        self._known: dict[tuple[str, int], dict[str, list[Program]]] = {}
 
-    def _outputs(self, program: Program, kind: str | None = None) -> tuple[str | None, ...]:
+    def _outputs(self, program: Program, kind: str | None = None, every: int = 1) -> tuple[str | None, ...]:
         """The output for each probe, None where there is none; cached as `outputs`.
 
-        `kind`: of the probes; by default what the program takes, else a type under it. Raises IllTyped.
+        `kind`: of the probes; by default what the program takes, else a type under it. `every`: of how many probes one
+        is taken. Raises IllTyped.
         """
         kind = kind or self.world.signature(program).takes
-        languages = [language for _, language in probes(kind)]
+        given = probes(kind)[::every]
         if len(program) == 1:
-            texts: tuple[str | None, ...] = tuple(text for text, _ in probes(kind))
+            texts: tuple[str | None, ...] = tuple(text for text, _ in given)
         else:
-            texts = self.outputs(Program(program.steps[:-1]), kind)
-        return tuple(
-            None if text is None else self._step(program, text, language) for text, language in zip(texts, languages)
-        )
+            texts = self.outputs(Program(program.steps[:-1]), kind, every)
+        pairs = zip(texts, (language for _, language in given))
+        return tuple(None if text is None else self._step(program, text, language) for text, language in pairs)
 
     def _step(self, program: Program, text: str, language: str) -> str | None:
         try:
@@ -103,7 +104,9 @@ class Behaviour:
     def equal_shorter(self, program: Program) -> Program | None:
         """A program of fewer steps, and of `DEEPEST` at most, that does the same."""
         takes = self.world.signature(program).takes
-        return self.shorter(takes, min(len(program) - 1, DEEPEST)).get(self.fingerprint(program, takes))
+        candidates = self._shorter(takes, min(len(program) - 1, DEEPEST)).get(self._sketch(program, takes), ())
+        wanted = self.fingerprint(program, takes)
+        return next((each for each in candidates if self.fingerprint(each, takes) == wanted), None)
 
     def trivial(self, program: Program) -> str:
         """Why the program is not worth asking for; "" if it is. Raises IllTyped."""
@@ -120,16 +123,20 @@ class Behaviour:
         """Whether it is worth asking for and its fingerprint is not among the known. Raises IllTyped."""
         return self.fingerprint(program) not in known and not self.trivial(program)
 
-    def shorter(self, kind: str, steps: int) -> dict[str, Program]:
-        """Every behaviour on `kind` that at most `steps` steps can have, with the shortest program that has it."""
+    def _shorter(self, kind: str, steps: int) -> dict[str, list[Program]]:
+        """All programs of at most `steps` steps that can start from `kind`, the shortest first, by their sketches."""
         if steps == 0:
             return {}
         if (kind, steps) not in self._known:
-            known = dict(self.shorter(kind, steps - 1))
+            known = {sketch: list(programs) for sketch, programs in self._shorter(kind, steps - 1).items()}
             for program in self.chains(kind, steps):
-                known.setdefault(self.fingerprint(program, kind), program)
+                known.setdefault(self._sketch(program, kind), []).append(program)
             self._known[kind, steps] = known
         return self._known[kind, steps]
+
+    def _sketch(self, program: Program, kind: str) -> str:
+        """A fingerprint on a few of the probes: it differs for most programs that differ."""
+        return _hash(kind, self.outputs(program, kind, max(1, len(probes(kind)) // SKETCH)))
 
     def chains(self, kind: str, steps: int) -> Iterator[Program]:
         """All well-typed programs of so many steps that can start from a value of type `kind`."""

@@ -15,10 +15,14 @@ meanings: whatever is built here is a composition of the operations that are her
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from configs import check
+
+_CHINESE = re.compile("[\u4e00-\u9fff]")
+_LATIN = re.compile("[A-Za-z]")
 
 #: Every type, with the type it is a kind of ("" for a root). A value of a type serves wherever its parent is asked for.
 TYPES = {
@@ -125,6 +129,6 @@ def is_a(kind: str, other: str) -> bool:
 
 def language_of(text: str) -> str | None:
     """"zh" where there is a Chinese character, "en" where there is a Latin letter, None for neither."""
-    if any("\u4e00" <= character <= "\u9fff" for character in text):
+    if _CHINESE.search(text):
         return "zh"
-    return "en" if any(character.isascii() and character.isalpha() for character in text) else None
+    return "en" if _LATIN.search(text) else None
