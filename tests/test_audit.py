@@ -106,6 +106,7 @@ def test_at_least():
         ("请列出五位女首相。", "只有两位：\n" + numbered(2)),
         ("List five planets.", "Mars, which is red, Venus (hot), and more."),
         ("List five planets.", "The planets are many, big, old"),
+        ("List five planets.", "the small red one far out, the hot one, a cold one"),
         ("List five planets.", "No idea"),
         ("Explain why five is odd.", numbered(3)),
     ],

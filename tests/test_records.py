@@ -79,6 +79,11 @@ def test_a_row_read_back_is_the_record(record):
     assert json.dumps(to_row(from_row(row))) == json.dumps(to_row(record))
 
 
+def test_the_order_in_which_scores_came_leaves_no_trace():
+    one, other = (replace(SEED, scores=dict(items)) for items in ([("a", 1.0), ("b", 2.0)], [("b", 2.0), ("a", 1.0)]))
+    assert json.dumps(to_row(one)) == json.dumps(to_row(other))
+
+
 def test_files_are_read_back_whole_plain_and_packed(tmp_path):
     many = [replace(SEED, instruction=f"{i}. 反转") for i in range(5)]
     for name in ("a.jsonl", "a.jsonl.gz"):
@@ -239,6 +244,7 @@ def test_merging_keeps_every_record_and_one_of_each_content():
     assert [record.kept for record in merged].count(True) == 2
     assert merged[3].decision.detail == SEED.id
     assert merged[0] == wrong
+    assert list(merge([[SEED], [wrong]])) == [SEED, wrong]
 
 
 # Seeds and conversations ---------------------------------------------------------------------------------------------
