@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import sys
 import tomllib
 import types
@@ -29,6 +30,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar, get_args, get_origin
 
 T = TypeVar("T")
+QUOTED = 80  # characters of a wrong value that an error repeats
 
 
 class UserError(ValueError):
@@ -99,12 +101,14 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path} is not valid TOML: {error}") from None
+    except (ValueError, RecursionError):  # what the parser lets through from int() and from itself
+        raise UserError(f"{path} has a number too long or a value nested too deep; correct it") from None
 
 
 def _build(cls: type[T], tree: Any, prefix: str, problems: list[str]) -> T | None:
     """Fill dataclass `cls` from a nested dictionary; appends to `problems` and gives None when it cannot be built."""
     if not isinstance(tree, dict):
-        problems.append(f"{prefix.rstrip('.')} must be a table, got {tree!r}")
+        problems.append(f"{prefix.rstrip('.')} must be a table, got {_quoted(tree)}")
         return None
     hints = typing.get_type_hints(cls)
     before = len(problems)
@@ -129,6 +133,11 @@ def _build(cls: type[T], tree: Any, prefix: str, problems: list[str]) -> T | Non
     except ConfigError as error:
         problems.extend(f"{prefix}{problem}" for problem in error.problems)
         return None
+
+
+def _quoted(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= QUOTED else f"{text[:QUOTED]}..."
 
 
 def _unknown(name: str, key: str, valid: list[str]) -> str:
@@ -159,7 +168,7 @@ def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
             return value
         near = difflib.get_close_matches(str(value), [str(a) for a in args], n=1)
         hinted = f", did you mean {near[0]!r}?" if near else ""
-        problems.append(f"{name} must be one of {', '.join(map(repr, args))}, got {value!r}{hinted}")
+        problems.append(f"{name} must be one of {', '.join(map(repr, args))}, got {_quoted(value)}{hinted}")
         return None
     if origin in (types.UnionType, typing.Union):
         if value is None:
@@ -168,13 +177,19 @@ def _convert(hint: Any, value: Any, name: str, problems: list[str]) -> Any:
     if origin is tuple:
         if isinstance(value, list):
             return tuple(_convert(args[0], item, f"{name}[{i}]", problems) for i, item in enumerate(value))
-        problems.append(f"{name} must be a list, got {value!r}")
+        problems.append(f"{name} must be a list, got {_quoted(value)}")
         return None
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    if type(value) is int and hint in (int, float) and not -(2**63) <= value < 2**63:
+        problems.append(f"{name} must fit into 64 bits, got a number of {len(hex(value)) - 2} hexadecimal digits")
+        return None
+    if hint is float and type(value) is int:
         return float(value)
+    if type(value) is float and not math.isfinite(value):
+        problems.append(f"{name} must be a finite number, got {value}")
+        return None
     if isinstance(hint, type) and type(value) is hint:
         return value
-    problems.append(f"{name} must be {getattr(hint, '__name__', hint)}, got {value!r}")
+    problems.append(f"{name} must be {getattr(hint, '__name__', hint)}, got {_quoted(value)}")
     return None
 
 
@@ -194,7 +209,11 @@ def _apply_override(cls: type, tree: dict[str, Any], override: str, problems: li
         if depth == len(parts):
             node[part] = _parse_value(text, hints[part])
             return
-        node, hint = node.setdefault(part, {}), _nested(hints[part])
+        hint = _nested(hints[part])
+        if hint is None:
+            problems.append(_unknown(".".join(parts[: depth + 1]), parts[depth], []))
+            return
+        node = node.setdefault(part, {})
         if not isinstance(node, dict):
             return  # the file holds no table there, which `_build` will say
 
@@ -208,7 +227,7 @@ def _parse_value(text: str, hint: Any) -> Any:
         return text
     try:
         return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):  # not TOML, a number too long, or nested too deep
         if any(get_origin(a) is tuple for a in allowed):
             return [item for item in text.split(",") if item]
         return text

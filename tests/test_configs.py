@@ -194,6 +194,7 @@ def test_files_that_cannot_be_read_are_one_sentence(tmp_path, write):
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 NUMBERS = st.integers(-(2**63), 2**63 - 1)
+FINITE = st.floats(max_value=1, allow_nan=False, allow_infinity=False)
 CONFIGURATIONS = st.builds(
     Outer,
     name=TEXT,
@@ -203,7 +204,7 @@ CONFIGURATIONS = st.builds(
     words=st.lists(TEXT).map(tuple),
     label=st.none() | TEXT,
     level=st.sampled_from([1, 2, 3]),
-    inner=st.builds(Inner, st.integers(1, 9), st.floats(max_value=1, allow_nan=False), st.sampled_from(["one", "two"])),
+    inner=st.builds(Inner, st.integers(1, 9), FINITE, st.sampled_from(["one", "two"])),
     spare=st.none() | st.just(Inner(3)),
 )
 
@@ -264,3 +265,30 @@ def test_importing_the_loader_is_cheap():
     code = "import sys, configs; print(sorted({'torch', 'numpy', 'tqdm'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, encoding="utf-8")
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "1e999"])
+def test_numbers_are_finite(write, value):
+    """`lr = nan` compares as neither too small nor too large: a check of the range lets it pass."""
+    assert "rate must be a finite number" in str(problems(Outer, write(f"[inner]\nwidth = 1\nrate = {value}\n")))
+    assert "rate must be a finite number" in str(problems(Outer, None, ["inner.width=1", f"inner.rate={value}"]))
+
+
+@pytest.mark.parametrize("value", [str(2**63), str(10**30), "0x" + "f" * 40])
+def test_whole_numbers_fit_into_64_bits(write, value):
+    """As TOML says; a seed beyond them would end in PyTorch's traceback."""
+    assert "must fit into 64 bits" in str(problems(Outer, write(f"count = {value}\n[inner]\nwidth = 1\n")))
+    assert load(Outer, write(f"count = {2**63 - 1}\n[inner]\nwidth = 1\n")).count == 2**63 - 1
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, "[" * 100_000, "{a=" * 50_000])
+def test_what_the_parser_gives_up_on_is_one_short_sentence(write, value):
+    with pytest.raises(UserError, match=r"too long or a value nested too deep|not valid TOML"):
+        load(Outer, write(f"count = {value}"))
+    [problem] = problems(Outer, None, ["inner.width=1", f"count={value}"])
+    assert problem.startswith("count must be int") and len(problem) < 200
+
+
+def test_an_argument_below_a_value_is_refused_also_when_the_file_has_the_value(write):
+    path = write("count = 3\n[inner]\nwidth = 1\n")
+    assert problems(Outer, path, ["count.more=1"]) == ["unknown key 'count.more', nothing lies below 'count'"]
