@@ -118,12 +118,23 @@ def _decoded(path: Path, number: int, line: bytes) -> str:
 def _parsed(path: Path, number: int, text: str) -> Any:
     """The JSON value of `text`, which begins at line `number`."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
+    except UserError as error:
+        raise UserError(f"{path}:{number}: {error}") from None
     except json.JSONDecodeError as error:
         line = number + error.lineno - 1
         raise UserError(f"{path}:{line}: not JSON ({error.msg} at column {error.colno}); mend the line") from None
     except (ValueError, RecursionError):
         raise UserError(f"{path}:{number}: JSON with a number too long or nested too deep; remove the row") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> Row:
+    """An object whose keys are all different; JSON itself would keep the last and drop the others."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = next(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
+        raise UserError(f"the key {twice!r} is given twice; remove one")
+    return found
 
 
 def _lines(path: Path) -> Iterator[tuple[str, Any]]:

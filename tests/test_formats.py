@@ -293,3 +293,11 @@ def test_public_files(tmp_path, file, format, rows, messages):
 def test_public_files_that_are_no_conversations_are_refused(file, said):
     with pytest.raises(UserError, match=said):
         list(read_conversations(SHARED / file))
+
+
+def test_a_key_that_is_given_twice_is_refused(tmp_path):
+    """JSON keeps the last one, so that one of two answers would be learnt without a word."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "fine"}\n{"prompt": "q", "completion": "a", "completion": "b"}\n', "utf-8")
+    with pytest.raises(UserError, match=r"rows.jsonl:2: the key 'completion' is given twice; remove one"):
+        list(read_conversations(path))
