@@ -52,6 +52,7 @@ from data.corpus import CorpusConfig, documents
 from data.files import whole_file
 from data.vocabulary import MARKERS, ROLES, SPACE_MARK, TokenizerConfig, marker_piece, refuse_surrogates, train_model
 
+PROBE = "  a\t b \n\n ﬁ① "  # what sentencepiece changes unless it is told not to: spaces, and these two characters
 LONG_TEXT = 1 << 16  # characters above which a text is encoded in parts
 
 
@@ -72,15 +73,32 @@ class Tokenizer:
         self.model_bytes = model_bytes
         self.sha256 = hashlib.sha256(model_bytes).hexdigest()
         self.vocab_size: int = self._pieces.vocab_size()
-        ids = [self._pieces.piece_to_id(marker_piece(name)) for name in MARKERS]
-        if ids != list(range(len(MARKERS))):
-            raise UserError("this sentencepiece model lacks the markers; train one with python -m data.tokenizer train")
+        self._refuse_others()
+        ids = range(len(MARKERS))
         self.pad, self.unk, self.bos, self.eos, self.mask, self.prefix, self.suffix, self.middle, self.end, *roles = ids
         self.roles: dict[str, int] = dict(zip(ROLES, roles))
         self.token_bytes: tuple[bytes, ...] = tuple(map(self._bytes_of, range(self.vocab_size)))
         self.byte_lengths = np.array([len(piece) for piece in self.token_bytes], np.int32)  # (V,)
         self._space_mark_ids = [self._pieces.piece_to_id(f"<0x{byte:02X}>") for byte in SPACE_MARK.encode()]
         self._continues, self._joins, self._inner_byte = _word_tables(self.token_bytes)
+        if self.decode(self.encode(PROBE)) != PROBE:
+            raise UserError("this sentencepiece model changes text; train one with python -m data.tokenizer train")
+
+    def _refuse_others(self) -> None:
+        """Raise `UserError` unless the first ids are the markers, which no text can spell, and the 256 bytes."""
+        pieces, markers = self._pieces, list(map(marker_piece, MARKERS))
+        first = [*markers, *(f"<0x{byte:02X}>" for byte in range(256))]
+        try:
+            found = [pieces.id_to_piece(index) for index in range(self.vocab_size)]
+        except ValueError:
+            raise UserError("this tokenizer model has a piece that is no text; train or copy it again") from None
+        kinds = [pieces.is_unknown if name == "unk" else pieces.is_control for name in MARKERS]
+        if found[: len(markers)] != markers or not all(is_kind(index) for index, is_kind in enumerate(kinds)):
+            raise UserError("this sentencepiece model lacks the markers; train one with python -m data.tokenizer train")
+        if found[: len(first)] != first or not all(map(pieces.is_byte, range(len(markers), len(first)))):
+            raise UserError("this sentencepiece model lacks the bytes; train one with python -m data.tokenizer train")
+        if len(set(found)) < len(found):
+            raise UserError("this tokenizer model has a piece twice; train or copy it again")
 
     @classmethod
     def train(cls, documents: Iterable[str], config: TokenizerConfig, progress: bool = False) -> Tokenizer:
