@@ -246,12 +246,12 @@ def read_manifest(folder: str | Path, verify: bool = False) -> dict:
     try:
         manifest = json.loads((folder / MANIFEST).read_text("utf-8"))
         known = manifest["format"] == FORMAT
-        files = list(_expected_files(manifest)) if known else []
-    except (FileNotFoundError, NotADirectoryError):
+        files = _expected_files(manifest) if known else []
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise UserError(
             f"{folder} is no whole folder of token shards (no {MANIFEST}); delete and write it again"
         ) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{folder}/{MANIFEST} is damaged; delete the folder and write it again") from None
     if not known:
         raise UserError(
@@ -265,12 +265,28 @@ def read_manifest(folder: str | Path, verify: bool = False) -> dict:
     return manifest
 
 
-def _expected_files(manifest: dict) -> Iterator[tuple[str, int, str]]:
-    """Name, size in bytes and hash of every file that a manifest tells of."""
+def _expected_files(manifest: dict) -> list[tuple[str, int, str]]:
+    """Name, size in bytes and hash of every file that a manifest tells of.
+
+    Raises ValueError, KeyError or TypeError for one that contradicts itself.
+    """
+    files = []
+    if manifest["dtype"] not in ("<u2", "<u4") or type(manifest["tokenizer_sha256"]) is not str:
+        raise ValueError("not of this format")
     for split in (manifest["splits"][name] for name in SPLITS):
-        for file in split["files"]:
-            yield file["name"], file["tokens"] * np.dtype(manifest["dtype"]).itemsize, file["sha256"]
-        yield split["starts"]["name"], (split["documents"] + 1) * 8, split["starts"]["sha256"]
+        counts = [split["tokens"], split["documents"], split["bytes"], manifest["vocab_size"]]
+        shards = [(file["name"], file["tokens"], file["sha256"]) for file in split["files"]]
+        counts += [tokens for _, tokens, _ in shards]
+        if any(type(count) is not int or count < 0 for count in counts) or not split["tokens"]:
+            raise ValueError("a count is none")
+        if sum(tokens for _, tokens, _ in shards) != split["tokens"]:
+            raise ValueError("its files have another number of tokens")
+        size = np.dtype(manifest["dtype"]).itemsize
+        files += [(name, tokens * size, sha256) for name, tokens, sha256 in shards]
+        files.append((split["starts"]["name"], (split["documents"] + 1) * 8, split["starts"]["sha256"]))
+    if any(Path(name).name != name for name, _, _ in files):
+        raise ValueError("a file lies elsewhere")
+    return files
 
 
 def describe_shards(manifest: dict) -> str:

@@ -151,3 +151,13 @@ def test_nothing_stays_when_the_text_does_not_suffice(config):
 def test_empty_folder_name_is_refused():
     with pytest.raises(UserError, match="folder must not be empty"):
         load(DataConfig, None, ["folder="])
+
+
+def test_a_flipped_bit_in_the_shards_is_found_by_the_rank_that_writes(config):
+    folder = prepare(config).folder
+    path = folder / "train-00000.tokens"
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+    with pytest.raises(UserError, match=r"train-00000.tokens is missing or damaged; delete the folder"):
+        prepare(config)
