@@ -94,17 +94,21 @@ def model_from_files(files: dict[str, bytes], folder: Path) -> tuple[LanguageMod
         chat = from_dict(ChatFormat, json.loads(files[CHAT]))
         if head not in get_args(HeadName):
             raise ValueError(f"unknown head {head!r}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder}/{DESCRIPTION} does not describe a model of this version ({error})") from None
     tokenizer = Tokenizer(files[TOKENIZER])
     if tokenizer.sha256 != description.get("tokenizer_sha256") or tokenizer.vocab_size > config.vocab_size:
         raise UserError(f"the tokenizer in {folder} is not the one that its model was trained with")
+    tensors = decode_tensors(files[WEIGHTS], f"{folder}/{WEIGHTS}")
+    if config.layers > len(tensors):
+        raise UserError(f"{folder} holds another architecture: {config.layers} layers in {len(tensors)} tensors")
     with torch.device("meta"):
         model = LanguageModel(config, head)
+    require_same(model, tensors, str(folder))  # before there is memory for it
     model.to_empty(device="cpu")
     if config.tie:
         model.head.output.weight = model.trunk.embedding.weight
-    load_weights(model, decode_tensors(files[WEIGHTS], f"{folder}/{WEIGHTS}"), str(folder))
+    load_weights(model, tensors, str(folder))
     return model, tokenizer, chat
 
 
@@ -114,6 +118,13 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], sourc
 
     Raises UserError, naming the first difference, when they are those of another architecture.
     """
+    require_same(model, tensors, source)
+    for name, parameter in model.named_parameters():
+        parameter.copy_(tensors[name])
+
+
+def require_same(model: torch.nn.Module, tensors: dict[str, torch.Tensor], source: str) -> None:
+    """Raise UserError, naming the first difference, unless these are tensors for the parameters of the model."""
     parameters = dict(model.named_parameters())
     for name in sorted(parameters.keys() ^ tensors.keys()):
         where = "the model has no" if name in tensors else "the checkpoint lacks"
@@ -126,4 +137,3 @@ def load_weights(model: torch.nn.Module, tensors: dict[str, torch.Tensor], sourc
                 f"{source} holds another architecture: {name} is {tuple(tensors[name].shape)} there and "
                 f"{tuple(parameter.shape)} here; use the configuration that it was made with"
             )
-        parameter.copy_(tensors[name])

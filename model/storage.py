@@ -16,6 +16,7 @@ write one is in `train.checkpoint`.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -95,7 +96,7 @@ def read_header(raw: bytes, size: int, name: str = "tensor file") -> dict[str, E
         length = int.from_bytes(raw[:8], "little")
         if not 2 <= length <= len(raw) - 8:
             raise ValueError("the length of its header is wrong")
-        header = json.loads(raw[8 : 8 + length])
+        header = json.loads(raw[8 : 8 + length], object_pairs_hook=_unlike_names)
         remarks = header.pop("__metadata__", None) or {}  # other programs have remarks of their own
         pieces = json.loads(remarks.get(PIECES, "{}"))
         entries = {key: _entry(8 + length, pieces.get(key), **entry) for key, entry in header.items()}
@@ -103,9 +104,18 @@ def read_header(raw: bytes, size: int, name: str = "tensor file") -> dict[str, E
             raise ValueError("a tensor lies outside")
         if sum(entry.end - entry.start for entry in entries.values()) != size - 8 - length:
             raise ValueError("its length is wrong")
-    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        places = sorted((entry.start, entry.end) for entry in entries.values())
+        if any(end > start for (_, end), (start, _) in itertools.pairwise(places)):
+            raise ValueError("two tensors share their numbers")
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
         raise UserError(f"{name} is not a tensor file or is damaged ({error}); use another checkpoint") from None
     return entries
+
+
+def _unlike_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name is given twice")
+    return dict(pairs)
 
 
 def _entry(base: int, piece: Any, dtype: str, shape: list[int], data_offsets: list[int]) -> Entry:
@@ -115,7 +125,8 @@ def _entry(base: int, piece: Any, dtype: str, shape: list[int], data_offsets: li
     offsets, whole = piece or ([0] * len(shape), shape)
     if any(not 0 <= o <= o + n <= w for o, n, w in zip(offsets, shape, whole, strict=True)):
         raise ValueError("a piece lies outside its tensor")
-    return Entry(DTYPES[dtype], torch.Size(shape), base + start, base + end, Piece(torch.Size(offsets), torch.Size(whole)))
+    place = Piece(torch.Size(offsets), torch.Size(whole))
+    return Entry(DTYPES[dtype], torch.Size(shape), base + start, base + end, place)
 
 
 def tensor_of(entry: Entry, raw: bytes | memoryview) -> Tensor:
@@ -174,7 +185,7 @@ def read_manifest(folder: str | Path) -> dict[str, tuple[int, str]]:
         return {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a checkpoint (it has no {MANIFEST})") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(f"{path} is damaged; use another checkpoint") from None
 
 
@@ -213,12 +224,13 @@ def newest_intact(run: str | Path, names: Sequence[str] | None = None) -> tuple[
 
     None when the run has no checkpoint. Damaged ones are named on stderr. Raises UserError when every one is damaged.
     """
-    folders = list_checkpoints(run)
-    for folder in reversed(folders):
-        try:
-            return folder, read_folder(folder, names)
-        except UserError as error:
-            print(f"warning: {error}", file=sys.stderr)
-    if folders:
-        raise UserError(f"none of the {len(folders)} checkpoints in {run} is intact; start the run anew")
+    while folders := list_checkpoints(run):
+        for folder in reversed(folders):
+            try:
+                return folder, read_folder(folder, names)
+            except UserError as error:
+                if folder.exists():
+                    print(f"warning: {error}", file=sys.stderr)
+        if list_checkpoints(run) == folders:  # else a run that trains has deleted them, and has newer ones
+            raise UserError(f"none of the {len(folders)} checkpoints in {run} is intact; start the run anew")
     return None

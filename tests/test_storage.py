@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import pickle
+import shutil
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import UserError
+from model import storage
 from model.storage import (
     DTYPES,
     Piece,
@@ -202,6 +204,25 @@ def test_remarks_of_other_programs_do_not_matter():
     assert same(decode_tensors(raw)["x"], tensors["x"])
 
 
+def test_tensors_that_share_their_numbers_or_their_name_are_refused():
+    """The lengths add up, and yet four bytes belong to two tensors and four to none."""
+    entry = '{"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}'
+    for names in ("ab", "aa"):
+        header = f'{{"{names[0]}": {entry}, "{names[1]}": {entry}}}'.encode()
+        with pytest.raises(UserError, match=r"share their numbers|given twice"):
+            decode_tensors(len(header).to_bytes(8, "little") + header + bytes(8))
+
+
+def test_nesting_too_deep_is_damage(tmp_path):
+    deep = b"[" * 100_000
+    with pytest.raises(UserError, match="is damaged"):
+        decode_tensors(len(deep).to_bytes(8, "little") + deep)
+    write_folder(tmp_path / "c", FILES)
+    (tmp_path / "c" / "manifest.json").write_bytes(deep)
+    with pytest.raises(UserError, match="is damaged"):
+        read_folder(tmp_path / "c")
+
+
 # Folders -------------------------------------------------------------------------------------------------------------
 
 
@@ -331,6 +352,22 @@ def test_a_run_whose_checkpoints_are_all_damaged(tmp_path):
         (checkpoint_folder(tmp_path, step) / "state").unlink()
     with pytest.raises(UserError, match=r"none of the 2 checkpoints in .* is intact; start the run anew"):
         newest_intact(tmp_path)
+
+
+def test_a_checkpoint_that_is_pruned_while_it_is_read_is_not_missed(tmp_path, monkeypatch, capsys):
+    """The run goes on: what was listed is deleted before it is read, and newer ones are there."""
+    write_run(tmp_path, [5])
+    read = storage.read_folder
+
+    def read_late(folder, names=None):
+        if folder == checkpoint_folder(tmp_path, 5):
+            shutil.rmtree(folder)
+            write_run(tmp_path, [10])
+        return read(folder, names)
+
+    monkeypatch.setattr("model.storage.read_folder", read_late)
+    assert newest_intact(tmp_path)[0] == checkpoint_folder(tmp_path, 10)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_run_without_checkpoints(tmp_path):
