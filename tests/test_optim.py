@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from configs import ConfigError
+from configs import ConfigError, UserError
 from model import LanguageModel, ModelConfig
 from model.storage import decode_tensors, encode_tensors
 from train.optim import Muon, Optimizer, OptimizerConfig, ScheduleConfig, parameter_groups
@@ -127,6 +127,25 @@ def test_state_survives_a_file_and_gives_the_same_next_step(kind):
 def test_a_state_of_other_parameters_is_refused():
     with pytest.raises(ValueError, match="no parameter of this model"):
         Optimizer(small_model(), OptimizerConfig()).load_state_tensors({"stranger.weight/step": torch.zeros(())})
+
+
+@pytest.mark.parametrize("kind", ["adamw", "muon"])
+def test_a_state_of_another_optimizer_or_shape_is_refused(kind):
+    """The optimizer of a different model was resumed without an error (Megatron-LM#6920)."""
+    model = small_model()
+    with_gradients(model, 0)
+    optimizer = Optimizer(model, OptimizerConfig(kind))
+    optimizer.step(HEALTHY)
+    state = optimizer.state_tensors()
+    name = next(name for name in state if name.endswith(("exp_avg", "momentum_buffer")))
+    renamed = {(key + "x" if key == name else key): value for key, value in state.items()}
+    with pytest.raises(UserError, match="is that of another optimizer"):
+        Optimizer(model, OptimizerConfig(kind)).load_state_tensors(renamed)
+    with pytest.raises(UserError, match="unlike its parameter"):
+        Optimizer(model, OptimizerConfig(kind)).load_state_tensors({**state, name: torch.zeros(2, 2, 2)})
+    other = OptimizerConfig("muon" if kind == "adamw" else "adamw")
+    with pytest.raises(UserError, match="is that of another optimizer"):
+        Optimizer(model, other).load_state_tensors(state)
 
 
 def test_set_lr_scales_all_peaks():

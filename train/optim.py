@@ -22,8 +22,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from configs import check
+from configs import UserError, check
 from train.sharded import orthogonalise_rows, rows_here
+
+COUNTER = "step"
+MEMORY = {True: {COUNTER, "exp_avg", "exp_avg_sq"}, False: {"momentum_buffer"}}  # of a parameter: AdamW's, Muon's
 
 
 @dataclass(frozen=True)
@@ -258,12 +261,18 @@ class Optimizer:
         }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The inverse of `state_tensors`. Raises ValueError for a state of other parameters."""
+        """The inverse of `state_tensors`. Raises UserError for a state of other parameters or another optimizer."""
         for part in self.parts:
             part.state.clear()
         for full_name, value in tensors.items():
             name, _, key = full_name.rpartition("/")
             if name not in self.shards:
-                raise ValueError(f"the optimizer state has {name}, which is no parameter of this model")
+                raise UserError(f"the optimizer state has {name!r}, which is no parameter of this model")
             shard = self.shards[name]
+            if value.shape != (torch.Size() if key == COUNTER else shard.shape):
+                raise UserError(f"the optimizer state {full_name} is {tuple(value.shape)}, unlike its parameter")
             self.owner[shard].state[shard][key] = value.to(shard.device, copy=True)
+        for name, shard in self.shards.items():
+            found = self.owner[shard].state.get(shard, {}).keys()
+            if found and found != MEMORY[isinstance(self.owner[shard], torch.optim.AdamW)]:
+                raise UserError(f"the optimizer state of {name} ({', '.join(found)}) is that of another optimizer")

@@ -68,9 +68,26 @@ class TrainState:
     def from_json(cls, raw: bytes) -> TrainState:
         """Raises UserError when `raw` is not a state of this version."""
         try:
-            return cls(**json.loads(raw))
-        except (ValueError, TypeError) as error:
+            values = json.loads(raw)
+            state = cls(**values)
+            wrong = [f.name for f in dataclasses.fields(cls) if not _is_like(getattr(state, f.name), f)]
+            wrong += [name for name in ("step", "samples_seen") if name not in values]
+            if wrong:
+                raise ValueError(f"see {', '.join(wrong)}")
+        except (ValueError, TypeError, RecursionError) as error:
             raise UserError(f"the training state of the checkpoint is not of this version ({error})") from None
+        return state
+
+
+def _is_like(value: Any, field: dataclasses.Field) -> bool:
+    """Whether a stored value can be that of a field: numbers not below zero, flags, pairs of numbers."""
+    if field.name == "guard":
+        pairs = isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in value)
+        return pairs and all(type(number) in (int, float) for pair in value for number in pair)
+    if type(field.default) is bool:
+        return type(value) is bool
+    kinds = (int, float) if type(field.default) is float else (int,)
+    return type(value) in kinds and (value >= 0 or field.name == "best_loss")
 
 
 class RunFolder:
