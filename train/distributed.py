@@ -16,6 +16,7 @@ from typing import TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from configs import UserError
 
@@ -109,8 +110,21 @@ def setup(device: str = "auto", threads: int = 0) -> Ranks:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(threads or max(1, cores // here))
     if world > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if use_cuda else "gloo", timeout=TIMEOUT)
+        join("nccl" if use_cuda else "gloo")
     return Ranks(rank, world, local, chosen)
+
+
+def join(backend: str) -> None:
+    """Join the process group, in a part of the store that belongs to this life of the job.
+
+    torchrun keeps one store over its restarts, in which the addresses of the ranks before still stand; ranks that
+    read those try to reach the dead, for ever or until they give up (4 of 8 restarts that we tried).
+    """
+    life = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store, rank, world = next(rendezvous("env://", timeout=TIMEOUT))
+    dist.init_process_group(
+        backend, store=dist.PrefixStore(f"life {life}", store), rank=rank, world_size=world, timeout=TIMEOUT
+    )
 
 
 def teardown() -> None:
