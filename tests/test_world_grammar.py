@@ -9,13 +9,14 @@ from random import Random
 import pytest
 
 from instruct.world.check import RoundTrips, main
-from instruct.world.grammar import BACK, Grammar, all_names, names
+from instruct.world.grammar import Grammar
 from instruct.world.inputs import sample_input
 from instruct.world.operation import Operation, Phrases
 from instruct.world.parse import Ambiguous, Parser, Reading, Unreadable
 from instruct.world.parse import normalise as plain
 from instruct.world.program import Program, World, world
 from instruct.world.splits import LANGUAGES, random_chain
+from instruct.world.wording import BACK, all_names, names
 
 read = Program.read
 

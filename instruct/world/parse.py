@@ -27,22 +27,11 @@ from typing import NamedTuple
 
 from configs import UserError
 from instruct.world.behaviour import Behaviour
-from instruct.world.grammar import (
-    ALSO,
-    BACK,
-    BARE,
-    OPENINGS,
-    ORDERS,
-    QUESTIONS,
-    STYLES,
-    Style,
-    all_names,
-    has_tail,
-    title,
-)
+from instruct.world.grammar import has_tail
 from instruct.world.inputs import is_known
 from instruct.world.operation import TYPES, Undefined, is_a
 from instruct.world.program import IllTyped, Program, Step, World, read_value
+from instruct.world.wording import ALSO, BACK, BARE, OPENINGS, ORDERS, QUESTIONS, STYLES, Style, all_names, title
 
 LONGEST_TEXT = 400
 SLOT = "\x01"
