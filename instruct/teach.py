@@ -51,7 +51,7 @@ def teach(
     drawn = _Drawn(records)
     if not drawn.answered:
         raise UserError("none of the records has an answer: there is nothing to teach")
-    makers = {part: maker for part, maker in drawn.makers().items() if part in parts}
+    makers = {part: maker for part, maker in drawn.makers().items() if part in parts} or {"execute": drawn.execute}
     weights = [SHARES[part] for part in makers]
     chosen = rng.choices(list(makers), weights, k=count)
     return [makers[part](rng) or drawn.execute(rng) for part in chosen]
@@ -63,16 +63,20 @@ class _Drawn:
     def __init__(self, records: Sequence[Record]):
         self.answered = [r for r in records if any(i.output for i in r.instances)]
         self.by_language = _grouped(self.answered, lambda r: r.lang or "en")
-        self.by_meaning = _grouped(self.answered, lambda r: r.behaviour and (r.behaviour, r.lang))
-        self.single = _grouped(self.answered, lambda r: len(_steps(r)) == 1 and (_steps(r)[0], r.lang))
-        self.composed = [r for r in self.answered if len(_steps(r)) > 1]
         self.classes = [r for r in self.answered if r.is_classification]
-        self.alike = _grouped(self.answered, lambda r: _steps(r) and (len(_steps(r)), _steps(r)[0], r.lang))
+        # Closed questions ("What is the capital of France?") are no steps, and no two of them are paraphrases.
+        self.open = [r for r in self.answered if any(i.input for i in r.instances)]
+        self.single = _grouped(self.open, lambda r: len(_steps(r)) == 1 and (_steps(r)[0], r.lang))
+        self.composed = [r for r in self.open if len(_steps(r)) > 1]
+        meanings = _grouped(self.open, lambda r: r.behaviour and (r.behaviour, r.lang))
+        self.by_meaning = _varied(meanings, lambda r: r.instruction)
+        beginnings = _grouped(self.composed, lambda r: (len(_steps(r)), _steps(r)[0], r.lang))
+        self.alike = _varied(beginnings, lambda r: r.behaviour)
         self.deeper = list(self._deeper())
 
     def _deeper(self) -> Iterator[tuple[Record, Record]]:
         """(parent, child): the child's program is the parent's and one step more at its end."""
-        by_program = _grouped(self.answered, lambda r: (_steps(r), r.lang))
+        by_program = _grouped(self.open, lambda r: (_steps(r), r.lang))
         for child in self.composed:
             for parent in by_program.get((_steps(child)[:-1], child.lang), ()):
                 yield parent, child
@@ -93,7 +97,9 @@ class _Drawn:
         if self.deeper:
             makers["deepen"] = self.deepen
         if self.by_meaning:
-            makers |= {"paraphrase": self.paraphrase, "widen": self.widen}
+            makers["paraphrase"] = self.paraphrase
+        if self.alike:
+            makers["widen"] = self.widen
         if any(r.is_classification is not None for r in self.answered):
             makers["classify"] = self.classify
         if self.classes:
@@ -196,3 +202,8 @@ def _grouped(records: Sequence[Record], key: Callable[[Record], object]) -> dict
         if found := key(record):
             groups[found].append(record)
     return dict(groups)
+
+
+def _varied(groups: dict[object, list[Record]], what: Callable[[Record], object]) -> dict[object, list[Record]]:
+    """The groups in which not all records are the same."""
+    return {key: group for key, group in groups.items() if len({what(record) for record in group}) > 1}

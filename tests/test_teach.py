@@ -1,0 +1,170 @@
+"""What a set of records teaches: nothing that it does not hold, and of each part what the part promises."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from configs import UserError
+from instruct import lessons
+from instruct.records import Instance, Record
+from instruct.teach import OWN_PARTS, PAIRS, SHARES, teach
+from instruct.world.inputs import CLOSED, pool_of
+from instruct.world.program import Program
+from tests.oracle import part_of, shared_course, shared_seeds
+
+COUNT = 4000
+
+
+@pytest.fixture(scope="module")
+def course():
+    return shared_course()
+
+
+@pytest.fixture(scope="module")
+def seeds():
+    return shared_seeds()
+
+
+@pytest.fixture(scope="module")
+def taught(seeds):
+    """Lessons by part: (language, what is given, what is wanted)."""
+    found: dict[str, list[tuple[str, str, str]]] = {part: [] for part in SHARES}
+    for lesson in teach(seeds, COUNT):
+        part, language = part_of(lesson)
+        found[part].append((language, lesson.messages[-2].content, lesson.messages[-1].content))
+    return found
+
+
+@pytest.fixture(scope="module")
+def by_text(seeds):
+    return {record.instruction: record for record in seeds}
+
+
+def test_the_same_seed_teaches_the_same(seeds):
+    assert teach(seeds, 300, 7) == teach(seeds, 300, 7) != teach(seeds, 300, 8)
+    assert len(teach(seeds, 300, 7)) == 300
+
+
+def test_every_text_is_one_of_the_records(taught, seeds):
+    instructions = {record.instruction for record in seeds}
+    instances = [(r.instruction, i.input, i.output) for r in seeds for i in r.instances]
+    requests = {(lessons.request(text, given), output) for text, given, output in instances}
+    inputs = {(text, given or lessons.NO_INPUT) for text, given, _ in instances}
+    labels = {(text, output) for text, _, output in instances}
+    pairs = {(lessons.pair(given, output), text) for text, given, output in instances}
+    inputs_for = {(lessons.request(text, output), given) for text, given, output in instances}
+    facts = {"execute": requests, "bare": requests, "input": inputs, "label": labels, "input for": inputs_for}
+    facts["back-translate"] = pairs
+    for part, known in facts.items():
+        assert {(given, wanted) for _, given, wanted in taught[part]} <= known, part
+    for part in ("deepen", "widen", "paraphrase"):
+        assert {text for _, *both in taught[part] for text in both} <= instructions, part
+    for _, listed, last in taught["continue"]:
+        shown = [line.partition(". ")[2] for line in listed.split("\n")]
+        assert {*shown, last} <= instructions and len({*shown}) == len(shown) == lessons.SHOWN
+    for _, shown, instruction in taught["induce"]:
+        assert len(set(shown.split("\n"))) == PAIRS
+        assert all((pair, instruction) in pairs for pair in shown.split("\n"))
+
+
+def test_lessons_speak_the_language_of_their_records(taught, by_text):
+    texts = {"continue": 2, "induce": 2, "back-translate": 2, "plan": 1, "deepen": 1, "widen": 1, "paraphrase": 1}
+    texts |= {"input": 1, "label": 1, "classify": 1}
+    for part, place in texts.items():
+        assert taught[part]
+        assert {by_text[each[place]].lang == each[0] for each in taught[part]} == {True}, part
+    assert {language for language, *_ in taught["plan"]} == {"en", "zh"}
+
+
+def test_a_plan_is_made_of_single_operations_that_compose_to_the_instruction(taught, by_text, course):
+    assert len(taught["plan"]) > 100
+    for language, instruction, steps in taught["plan"]:
+        records = [by_text[step] for step in steps.split("\n")]
+        assert [record.lang for record in records] == [language] * len(records)
+        assert " | ".join(record.program for record in records) == by_text[instruction].program
+        for step in steps.split("\n"):
+            assert course.verifier.parser.parse(step).literal is None, "a step works on what it is given"
+
+
+def test_a_paraphrase_means_the_same_in_other_words(taught, by_text, course):
+    assert len(taught["paraphrase"]) > 10
+    for _, one, other in taught["paraphrase"]:
+        assert one != other and by_text[one].behaviour == by_text[other].behaviour
+        readings = [course.verifier.parser.parse(text) for text in (one, other)]
+        assert readings[0].literal == readings[1].literal, "two capitals are two questions"
+
+
+def test_a_deeper_instruction_begins_with_its_parent_and_a_sibling_with_its_first_step(taught, by_text):
+    assert len(taught["deepen"]) > 50 and len(taught["widen"]) > 10
+    for _, parent, child in taught["deepen"]:
+        before, after = (Program.read(by_text[text].program).steps for text in (parent, child))
+        assert after[:-1] == before
+    for _, one, other in taught["widen"]:
+        steps = [Program.read(by_text[text].program).steps for text in (one, other)]
+        assert steps[0][0] == steps[1][0] and len(steps[0]) == len(steps[1])
+        assert by_text[one].behaviour != by_text[other].behaviour
+
+
+def test_classification_is_what_the_records_say(taught, by_text):
+    assert {wanted for *_, wanted in taught["classify"]} == {"yes", "no"}
+    for _, text, wanted in taught["classify"]:
+        assert by_text[text].is_classification == (wanted == "yes")
+    for part in ("label", "input for"):
+        assert all(by_text[given.split("\n")[0]].is_classification for _, given, _ in taught[part])
+
+
+def test_shares_are_kept_roughly(taught):
+    for part, share in SHARES.items():
+        found = len(taught[part]) / COUNT
+        assert 0.35 * share < found < share + 0.05, f"{part}: {found:.3f} instead of {share}"
+
+
+def test_parts_can_be_limited(seeds):
+    parts = Counter(part_of(lesson)[0] for lesson in teach(seeds, 2000, parts=OWN_PARTS))
+    assert parts.keys() == set(OWN_PARTS)
+    plans = Counter(part_of(lesson)[0] for lesson in teach(seeds, 200, parts=("plan",)))
+    assert plans["plan"] > 150 and plans.keys() <= {"plan", "execute"}
+
+
+def test_without_an_answer_there_is_nothing_to_teach(seeds):
+    unanswered = [replace(record, instances=(Instance("3 1", ""),)) for record in seeds[:5]]
+    for records in ([], unanswered):
+        with pytest.raises(UserError, match="nothing to teach"):
+            teach(records, 5)
+    lessons_of_one = teach([*unanswered, seeds[7]], 40, parts=("execute",))
+    assert {lesson.messages[0].content.split("\n")[0] for lesson in lessons_of_one} == {seeds[7].instruction}
+
+
+def test_free_text_teaches_the_parts_that_need_no_program():
+    answers = [Instance(f"blue {i}", f"It is wide, {i}.") for i in range(20)]
+    records = [Record(f"Write about the sea, case {i}.", (answer,)) for i, answer in enumerate(answers)]
+    parts = Counter(part_of(lesson)[0] for lesson in teach(records, 600))
+    assert parts.keys() == {"execute", "bare", "input", "continue", "back-translate"}
+    assert {part_of(each)[0] for each in teach(records, 30, parts=("plan",))} == {"execute"}, "they have no plans"
+    one = [Record("Say hello.", (Instance("", "Hello."),))]
+    assert {part_of(lesson)[0] for lesson in teach(one, 200)} == {"execute", "bare", "input"}
+
+
+def test_nothing_of_a_test_is_taught(taught, course, seeds, by_text):
+    """No instruction that occurs in any lesson touches what is held out; no input of an open type is a test's."""
+    held = {str(program) for program in (*course.splits.held_out, *course.splits.depth3)}
+    assert held
+    occur = set()
+    for part, lessons_of_part in taught.items():
+        for _, given, wanted in lessons_of_part:
+            lines = f"{given}\n{wanted}".split("\n")
+            lines = [line.partition(". ")[2] if part == "continue" else line for line in lines]
+            found = by_text.keys() & set(lines)
+            assert found, (part, given, wanted)
+            occur |= found
+    for text in occur:
+        reading = course.verifier.parser.parse(text)
+        assert course.splits.touches(reading.program, by_text[text].lang) == ""
+        assert str(reading.program) not in held
+    seen = [(Program.read(r.program), i.input) for r in seeds for i in r.instances if i.input]
+    seen = [(program, text) for program, text in seen if course.world.signature(program).takes not in CLOSED]
+    assert len(seen) > 200
+    assert {pool_of(text) for _, text in seen} == {"train"}
