@@ -37,6 +37,7 @@ class CurriculumConfig:
     operations    names; empty: all of the world
     compositions  seed programs of two steps, at most
     held_out      pairs of operations that no training text may contain, at most
+    depth3        chains of three that none may contain, at most; few where the world is small, or the search is long
     phrasings     wordings of each program in each language
     inputs        for each wording of a single operation
     composition_inputs   for each wording of a composition
@@ -46,19 +47,19 @@ class CurriculumConfig:
     operations: tuple[str, ...] = ()
     compositions: int = 60
     held_out: int = 60
+    depth3: int = 300
     phrasings: int = 4
     inputs: int = 40
     composition_inputs: int = 12
     closed: int = 40
 
     def __post_init__(self):
-        check(
-            [
-                f"{name} must be positive, got {getattr(self, name)}"
-                for name in ("compositions", "held_out", "phrasings", "inputs", "composition_inputs")
-                if getattr(self, name) < 1
-            ]
-        )
+        problems = [
+            f"{name} must be positive, got {getattr(self, name)}"
+            for name in ("compositions", "held_out", "depth3", "phrasings", "inputs", "composition_inputs")
+            if getattr(self, name) < 1
+        ]
+        check(problems + ([f"closed must not be negative, got {self.closed}"] if self.closed < 0 else []))
 
 
 class Course:
@@ -68,7 +69,7 @@ class Course:
         self.config, self.seed = config, seed
         self.world = world().subset(config.operations) if config.operations else world()
         self.behaviour = Behaviour(self.world)
-        sizes = Sizes(seeds=config.compositions, held_out=config.held_out, one_language=0.0)
+        sizes = Sizes(seeds=config.compositions, held_out=config.held_out, depth3=config.depth3, one_language=0.0)
         self.splits = Splits(self.behaviour, seed, sizes)
         self.verifier = Verifier(self.behaviour, self.splits.touches)
         self.grammar = self.splits.grammar
