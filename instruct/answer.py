@@ -12,6 +12,7 @@ All work is batched over the questions. An answer that was cut off at the limit 
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -106,10 +107,12 @@ def vote(
 ) -> list[tuple[str, int]]:
     """The most frequent of `samples` answers to each question, and its votes (self-consistency, Wang et al. 2022).
 
-    Of answers with equally many votes the one that came first; ("", 0) where none came to an end.
+    Of answers with equally many votes the one that came first; ("", 0) where none came to an end. The random numbers
+    follow from the question, so that it is answered alike in whatever company.
     """
     repeated = [one for one in asked for _ in range(samples)]
-    said = directly(loaded, repeated, new_tokens, Sampling(temperature=temperature))
+    seeds = [random.Random(f"{one} {copy}").getrandbits(62) for one in asked for copy in range(samples)]
+    said = directly(loaded, repeated, new_tokens, Sampling(temperature=temperature), seeds)
     winners = []
     for start in range(0, len(said), samples):
         counts = Counter(filter(None, said[start : start + samples]))
