@@ -51,7 +51,6 @@ class ProposeConfig:
     temperature, top_p   of writing instructions and inputs; answers are greedy
     new_tokens     longest instruction, with its input
     answer_tokens  longest answer
-    inputs         inputs for each instruction that brings none
     votes          answers sampled for self-consistency; 1: one greedy answer
     pairs          input-output pairs shown to induce from
     """
@@ -63,19 +62,24 @@ class ProposeConfig:
     top_p: float = 1.0
     new_tokens: int = 64
     answer_tokens: int = 48
-    inputs: int = 1
     votes: int = 1
     pairs: int = 5
 
     def __post_init__(self):
         problems = [
             f"{name} must be positive, got {getattr(self, name)}"
-            for name in ("samples", "new_tokens", "answer_tokens", "inputs", "votes", "pairs")
+            for name in ("samples", "new_tokens", "answer_tokens", "votes", "pairs")
             if getattr(self, name) < 1
         ]
         unknown = sorted({*self.methods} - {*METHODS})
         problems += [f"unknown method {name!r}: methods are {', '.join(METHODS)}" for name in unknown]
-        check(problems + ([] if self.methods else ["methods must name at least one"]))
+        if not self.methods:
+            problems.append("methods must name at least one")
+        try:
+            _ = self.sampling
+        except UserError as error:
+            problems.append(str(error))
+        check(problems)
 
     @property
     def sampling(self) -> Sampling:
@@ -103,13 +107,18 @@ class Pool:
         for record in (*self.seeds, *self.own):
             groups[record.behaviour or record.instruction].append(record)
         self.groups = list(groups.values())
-        self.answered = [[r for r in group if any(i.output for i in r.instances)] for group in self.groups]
-        self.answered = [group for group in self.answered if group]
+        self.answered = self._those(lambda i: bool(i.input and i.output)) or self._those(lambda i: bool(i.output))
+
+    def _those(self, holds: Callable[[Instance], bool]) -> list[list[Record]]:
+        """The groups, of the records that have an instance for which that holds."""
+        groups = [[record for record in group if any(map(holds, record.instances))] for group in self.groups]
+        return [group for group in groups if group]
 
     def parent(self, rng: random.Random) -> Record:
         return rng.choice(rng.choice(self.groups))
 
     def with_answer(self, rng: random.Random) -> Record | None:
+        """One with an input and its answer, or with an answer only where there are no others; None without any."""
         return rng.choice(rng.choice(self.answered)) if self.answered else None
 
     def listed(self, rng: random.Random) -> list[Record]:
@@ -166,19 +175,25 @@ def _asked_for(
         return lessons.backtranslate(text, language), [], language, ()
     parent = (pool.with_answer(rng) if method in ("back-translate", "induce") else None) or pool.parent(rng)
     language = parent.lang or "en"
-    if method == "back-translate" and parent.instances:
-        instance = rng.choice(parent.instances)
-        text = lessons.pair(instance.input, instance.output)
+    shown = _shown(parent)
+    if method == "back-translate" and shown:
+        instance = rng.choice(shown)
+        text = lessons.pair(instance.input, instance.output) if instance.input else instance.output
         return lessons.backtranslate(text, language), [parent], language, (Instance(instance.input, ""),)
-    if method == "induce" and parent.instances:
-        shown_pairs = rng.sample(parent.instances, min(config.pairs, len(parent.instances)))
-        pairs = [(instance.input, instance.output) for instance in shown_pairs]
+    if method == "induce" and shown:
+        pairs = [(i.input, i.output) for i in rng.sample(shown, min(config.pairs, len(shown)))]
         return lessons.induce(pairs, language), [parent], language, ()
     part: Callable[[str, str], Conversation] = {
         "evolve:deepen": lessons.deepen,
         "evolve:widen": lessons.widen,
     }.get(method, lessons.paraphrase)
     return part(parent.instruction, language), [parent], language, ()
+
+
+def _shown(record: Record) -> list[Instance]:
+    """What the instruction can be written back from: its inputs with their answers, else its answers."""
+    answered = [instance for instance in record.instances if instance.output]
+    return [instance for instance in answered if instance.input] or answered
 
 
 def _raw(draft: Draft, said: Completion) -> Record:
