@@ -62,6 +62,8 @@ class ConstructConfig:
             for name in ("agreement", "rouge")
             if not 0 < getattr(self, name) <= 1
         ]
+        if self.arm == "consistency" and self.propose.votes < 2:
+            problems.append(f"arm=consistency needs propose.votes of at least 2, got {self.propose.votes}")
         check(problems)
 
 
@@ -137,9 +139,13 @@ def judge_instructions(raw: Sequence[Record], pool: Pool, verifier: Verifier, mo
 
 
 def _undecided_through(raw: Sequence[Record], filters, most: int) -> list[Record]:
-    """The heuristic filters on what is not decided yet; at most `most` pass."""
-    decided = iter(decide(filters, [record for record in raw if not record.decision]))
-    judged = [record if record.decision else next(decided) for record in raw]
+    """The heuristic filters on the instructions that are not decided yet; at most `most` pass.
+
+    An input that an instruction brought has no answer yet, which is no fault: instances stand aside.
+    """
+    bare = [replace(record, instances=()) for record in raw if not record.decision]
+    decided = iter(decide(filters, bare))
+    judged = [record if record.decision else replace(next(decided), instances=record.instances) for record in raw]
     through = [i for i, record in enumerate(judged) if not record.decision]
     for i in through[most:]:
         judged[i] = replace(judged[i], decision=Decision("surplus"))
@@ -204,8 +210,8 @@ def answered_unverified(loaded: LoadedModel, records: Sequence[Record], config: 
     """The model's direct answers; for "consistency", those that enough of its samples agree on."""
     done = []
     for record in propose.with_answers(loaded, records, config.propose):
-        least = config.agreement * config.propose.votes if config.arm == "consistency" else 0
-        kept = tuple(i for i in record.instances if i.output and (i.votes or 0) >= least)
+        least = config.agreement if config.arm == "consistency" else 0
+        kept = tuple(i for i in record.instances if i.output and (i.votes or 0) / config.propose.votes >= least)
         code = "consistent" if config.arm == "consistency" else "unverified"
         decision = Decision(code) if kept else Decision("inconsistent" if record.instances else "format")
         done.append(replace(record, instances=kept, decision=decision))
