@@ -249,7 +249,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("seeds", help="instructions in any format of data.formats")
     parser.add_argument("--out", required=True, metavar="FILE", help="where the records go (.jsonl, .jsonl.gz)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as arm=unverified, propose.samples=500")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)  # settings may stand before and after --out
     config = load(ConstructConfig, None, arguments.overrides)
     verifier = Verifier(Behaviour(world()))
     seeds = with_behaviours(list(from_seeds(arguments.seeds)), verifier)
