@@ -109,7 +109,8 @@ def main(argv: list[str]) -> int:
     trips = RoundTrips(world(), arguments.seed)
     for _ in range(arguments.programs):
         trips.one(trips.rng.randint(1, 3), trips.rng.choice(LANGUAGES), trips.rng.random() < 0.25)
-    report = {"command": f"python -m instruct.world.check --programs {arguments.programs}", **trips.report()}
+    command = f"python -m instruct.world.check --programs {arguments.programs} --seed {arguments.seed}"
+    report = {"command": command, **trips.report()}
     for fault, program, text, read in trips.faults[:SHOWN]:
         print(f"{fault}: {program}\n    said: {text}\n    read: {read}")
     print(
