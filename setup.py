@@ -12,7 +12,10 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     python_requires=">=3.11",
-    packages=["configs", "data", "instruct", "instruct.world", "kernels", "kernels.masks", "model", "train"],
+    packages=[
+        *("configs", "data", "instruct", "instruct.world", "kernels", "kernels.masks", "model"),
+        *("train", "train.reliability"),
+    ],
     package_data={"configs": ["*.toml", "*/*.toml"]},
     install_requires=["torch>=2.11,<2.14", "numpy", "sentencepiece", "tqdm", "einops"],
     extras_require={
@@ -20,7 +23,7 @@ setup(
         "interop": ["safetensors"],
         "serve": ["fastapi", "uvicorn"],
         "track": ["tensorboard"],
-        "peers": ["transformers"],
+        "peers": ["transformers", "accelerate"],
         "test": ["pytest", "hypothesis", "safetensors", "ruff", "rouge_score"],
     },
 )
