@@ -178,11 +178,19 @@ def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
 
 
 def read_manifest(folder: str | Path) -> dict[str, tuple[int, str]]:
-    """Size and hash of each file of a checkpoint. Raises UserError for a folder that is none, or damaged."""
+    """Size and hash of each file of a checkpoint.
+
+    Raises UserError for a folder that is none, or damaged; also where a file lies that the manifest does not tell of:
+    without its entry the optimizer's state would be missing without a word.
+    """
     path = Path(folder) / MANIFEST
     try:
         manifest = json.loads(path.read_text("utf-8"))
-        return {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
+        entries = {name: (entry["bytes"], entry["sha256"]) for name, entry in manifest.items()}
+        found = {file.name for file in path.parent.iterdir() if not file.name.startswith(".")}
+        if found - entries.keys() - {MANIFEST}:
+            raise ValueError
+        return entries
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder} is not a checkpoint (it has no {MANIFEST})") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -215,7 +223,7 @@ def checkpoint_folder(run: str | Path, step: int) -> Path:
 
 def list_checkpoints(run: str | Path) -> list[Path]:
     """The checkpoint folders of a run, oldest first."""
-    folders = (Path(run) / "checkpoints").glob("step-*")
+    folders = (path for path in (Path(run) / "checkpoints").glob("step-*") if path.name[5:].isdecimal())
     return sorted(folders, key=lambda folder: (len(folder.name), folder.name))  # 100,000,000 has a digit more
 
 

@@ -277,9 +277,21 @@ def test_missing_files_and_folders_are_one_sentence(tmp_path):
 def test_a_manifest_cannot_point_outside(tmp_path, name):
     write_folder(tmp_path / "c", FILES)
     (tmp_path / "secret").write_bytes(b"secret")
-    (tmp_path / "c" / "manifest.json").write_text(json.dumps({name: {"bytes": 6, "sha256": "?"}}), "utf-8")
+    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text("utf-8"))
+    manifest[name] = {"bytes": 6, "sha256": "?"}
+    (tmp_path / "c" / "manifest.json").write_text(json.dumps(manifest), "utf-8")
     with pytest.raises(UserError, match=r"has no|cannot be read"):
         read_folder(tmp_path / "c")
+
+
+def test_a_file_that_the_manifest_does_not_tell_of_is_damage(tmp_path):
+    """The entry of the optimizer's state is gone: the run would go on without its momentum."""
+    write_folder(tmp_path / "c", FILES)
+    manifest = json.loads((tmp_path / "c" / "manifest.json").read_text("utf-8"))
+    del manifest["a.bin"]
+    (tmp_path / "c" / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    with pytest.raises(UserError, match=r"manifest.json is damaged"):
+        read_folder(tmp_path / "c", ["b.json"])
 
 
 class Full:
@@ -379,7 +391,8 @@ def test_checkpoints_are_ordered_by_step(tmp_path):
     steps = [0, 9, 10, 99_999_999, 100_000_000]
     for step in steps[::-1]:
         checkpoint_folder(tmp_path, step).mkdir(parents=True)
-    (tmp_path / "checkpoints" / ".step-00000011.123.tmp").mkdir()
+    for other in (".step-00000011.123.tmp", "step-00000011.old", "step-best"):
+        (tmp_path / "checkpoints" / other).mkdir()
     assert list_checkpoints(tmp_path) == [checkpoint_folder(tmp_path, step) for step in steps]
 
 
