@@ -213,9 +213,18 @@ def answered_unverified(loaded: LoadedModel, records: Sequence[Record], config: 
         least = config.agreement if config.arm == "consistency" else 0
         kept = tuple(i for i in record.instances if i.output and (i.votes or 0) / config.propose.votes >= least)
         code = "consistent" if config.arm == "consistency" else "unverified"
-        decision = Decision(code) if kept else Decision("inconsistent" if record.instances else "format")
+        decision = Decision(code) if kept else _without_answer(record)
         done.append(replace(record, instances=kept, decision=decision))
     return done
+
+
+def _without_answer(record: Record) -> Decision:
+    """Why none of its instances is kept; they have the model's answers."""
+    if not record.instances:
+        return Decision("format", "it got no input")
+    if any(instance.output for instance in record.instances):
+        return Decision("inconsistent")
+    return Decision("cut", "no answer came to an end")
 
 
 def answers_of_parents(records: Sequence[Record], pool: Pool) -> list[Record]:

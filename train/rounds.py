@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from typing import Any
 
 import torch
 
-from configs import check, run_main
+from configs import UserError, check, run_main
 from data.batches import ExamplePieces, PackedRows
 from data.chat import ChatFormat, Conversation, fit_all
 from data.files import whole_file
@@ -143,7 +144,8 @@ def fit(
     else:
         model = load_run(init).model.train()
     run = RunFolder(folder, ranks.is_main)
-    run.open(config if init else replace(config, rounds=0, own_share=0.5, construct=ConstructConfig()))  # any arm's
+    settings = replace(config, rounds=0)  # more rounds may follow
+    run.open(settings if init else replace(settings, own_share=0.5, construct=ConstructConfig()))  # any arm's
     ranks.barrier()
     return Trainer(
         config=steps,
@@ -197,13 +199,15 @@ def run_round(
     """One round from the model in `init`: the new model's folder, and all own items kept so far."""
     folder = arm_folder(config) / f"round{number}"
     path = folder / "records.jsonl"
-    if not ranks.from_main(path.exists()):
+    writes = config.construct.arm != "seeds"
+    if writes and not ranks.from_main(path.exists()):
         pool = Pool(seeds, own)
         records = construct(load_run(init), pool, course.verifier, config.construct, number, sharing(ranks))
         if ranks.is_main:
             write_records(path, records)
         ranks.barrier()
-    own = own + [record for record in read_records(path) if record.kept]
+    if writes:
+        own = own + [record for record in read_records(path) if record.kept]
     rows = lessons_for(config, config.train, seeds, own, tokenizer, salt=number)
     state = fit(config, config.train, folder / "train", init, tokenizer, rows, ranks)
     return folder / "train", own, state
@@ -234,7 +238,9 @@ def examine(config: RoundsConfig, course: Course, model: Path, path: Path, ranks
 
 
 def run(config: RoundsConfig, ranks: Ranks, fresh: bool = False) -> None:
-    """Base, rounds and exams of one arm; says the marks as they come."""
+    """Base, rounds and exams of one arm; says the marks as they come. `fresh`: what all arms did is deleted first."""
+    if fresh:
+        delete(Path(config.run), ranks)
     course = Course(config.curriculum, config.seed)
     seeds, tokenizer = prepare(config, course, ranks)
     model, state = train_base(config, seeds, tokenizer, ranks)
@@ -248,6 +254,16 @@ def run(config: RoundsConfig, ranks: Ranks, fresh: bool = False) -> None:
             return
         path = arm_folder(config) / f"round{number}" / "exam.json"
         _say(ranks, f"round {number}, {len(own):,} own items", examine(config, course, model, path, ranks))
+
+
+def delete(folder: Path, ranks: Ranks) -> None:
+    """Delete a folder of rounds. Raises UserError when it holds something else."""
+    is_other = folder.exists() and any(folder.iterdir()) and not (folder / "seeds.jsonl").exists()
+    if ranks.from_main(is_other):
+        raise UserError(f"{folder} is not a folder of rounds, it is not deleted; choose another run=FOLDER")
+    if ranks.is_main:
+        shutil.rmtree(folder, ignore_errors=True)
+    ranks.barrier()
 
 
 def _say(ranks: Ranks, title: str, marks: dict[str, dict[str, float]]) -> None:
