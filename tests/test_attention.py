@@ -182,6 +182,7 @@ def test_gradcheck(name, option):
 
 @pytest.mark.parametrize("name", EAGER)
 def test_a_query_that_sees_nothing_gives_zeros_and_no_gradient(name):
+    """It gives NaN elsewhere (pytorch#103749, OLMo#322, transformers#38690)."""
     q, k, v = (x.requires_grad_() for x in tensors(6, 6))
     mask = Document(torch.tensor([[0, 0, 0, -1, 1, 1], [-1] * 6]))
     out = attention(q, k, v, mask, impl=name)

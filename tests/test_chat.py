@@ -75,7 +75,11 @@ def conversations(draw) -> Conversation:
 
 
 def test_golden_row_of_three_turns_in_two_languages():
-    """The complete row, token and weight side by side, as `python -m data.chat show` prints it."""
+    """The complete row, token and weight side by side, as `python -m data.chat show` prints it.
+
+    The mask was lost in a rewrite (nanochat#570), the answer's first token dropped (OpenRLHF#973), the end of
+    turn never learnt (trl#1623, unsloth#416).
+    """
     turns = ("system: S", "user: hi", "assistant: 好的", "user: 2?", "assistant: no", "user: k", "assistant: 完")
     example = encode(talk(*turns), LETTERS, PLAIN)
     rows = [(line.split()[1], line.split()[-1]) for line in show(example, LETTERS).splitlines()[1:]]
@@ -102,6 +106,9 @@ def test_weights_follow_the_structure(conversation, format):
 
 @given(conversations(), formats)
 def test_the_prompt_is_a_prefix_of_the_training_row(conversation, format):
+    """Training and serving laid a conversation out differently (LLaMA-Factory#2509), or merged the prompt's last
+    space with the answer (OpenRLHF#705).
+    """
     ids = prompt(conversation, LETTERS, format)
     row = encode(conversation, LETTERS, format).ids.tolist()
     assert row[: len(ids)] == ids

@@ -157,6 +157,7 @@ def called(call: ast.Call) -> str:
 
 @every_file
 def test_text_is_utf8_wherever_it_is_read_or_written(path):
+    """The encoding of Windows broke the first example (nanoGPT#708)."""
     assert implicit_encodings(path) == []
 
 

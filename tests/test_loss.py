@@ -94,7 +94,11 @@ def test_extreme_logits_stay_finite():
 
 
 def test_never_holds_all_logits():
-    """No allocation is as large as N x V logits; the largest is one chunk's."""
+    """No allocation is as large as N x V logits; the largest is one chunk's.
+
+    The logits are the peak of memory (nanochat#443, torchtitan#996), unless chunks begin before the output matrix
+    (torchtune#1390).
+    """
     hidden, weight, targets, weights = inputs(torch.float32, N=640, V=101)
     hidden.requires_grad_()
     with torch.profiler.profile(profile_memory=True) as profile:

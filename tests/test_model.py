@@ -73,7 +73,11 @@ def test_an_encoder_sees_the_future(switches):
 @every_precision
 @every_architecture
 def test_documents_do_not_see_each_other(switches, dtype, causal):
-    """Changing one document, or the padding, leaves the logits of all others as they were, bit for bit."""
+    """Changing one document, or the padding, leaves the logits of all others as they were, bit for bit.
+
+    Packed documents leaked, and the loss fell all the same (axolotl#1375, axolotl#3796, transformers#46634); positions
+    that begin anew change nothing about that (nanoVLM#204).
+    """
     model = small_model(dtype=dtype, causal=causal, **switches)
     documents = torch.tensor([[0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2, -1], [0, 1, 1, 1, 1, 1, 1, 1, 2, 2, -1, -1, -1]])
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 3, 4, 0, 1, 2, 0], [0, 0, 1, 2, 3, 4, 5, 6, 0, 1, 0, 0, 0]])

@@ -45,7 +45,10 @@ def test_extreme_keys_do_not_warn():
     seen=st.integers(0, 10**6),
 )
 def test_ranks_partition_every_step(size, batch, world, seen):
-    """Whatever the number of ranks, together they handle the positions of the step, each once."""
+    """Whatever the number of ranks, together they handle the positions of the step, each once.
+
+    Ranks overlapped (nanoGPT#531), or all saw the same stream (astroPT#64).
+    """
     shares = [rank_positions(seen, batch, rank, world) for rank in range(world)]
     assert np.array_equal(np.sort(np.concatenate(shares)), np.arange(seen, seen + batch))
     lengths = [len(share) for share in shares]
@@ -57,6 +60,7 @@ def test_ranks_partition_every_step(size, batch, world, seen):
 
 @given(size=st.integers(1, 100), epoch=st.integers(0, 1000), seed=SEEDS)
 def test_each_epoch_holds_every_sample_once(size, epoch, seed):
+    """Offsets were drawn with replacement (nanoGPT#531)."""
     positions = np.arange(epoch * size, (epoch + 1) * size)
     assert np.array_equal(np.sort(samples_at(positions, size, seed)), np.arange(size))
     assert np.array_equal(samples_at(positions, size, seed, shuffle=False), np.arange(size))

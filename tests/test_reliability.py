@@ -88,6 +88,9 @@ def test_a_difference_is_seen(laboratory):
 
 
 def test_killed_runs_end_with_the_same_bits(laboratory):
+    """nanoGPT#467, litgpt#1712, Megatron-Bridge#5257: what is called a resume begins with other data or random
+    numbers.
+    """
     kept(promises.kills(laboratory, 3), 3)
 
 
@@ -98,6 +101,9 @@ def test_a_watcher_finds_a_checkpoint_at_every_moment(laboratory):
 
 
 def test_gradients_do_not_depend_on_the_split(laboratory):
+    """On ranks too: accumulation synchronised too late (build-nanogpt#30), gradients clipped before the reduction or
+    by the norm of one rank (twinkle#290, OLMo#601), ragged rows (torchtune#2980, nanochat#59, torchtitan#1842).
+    """
     kept(promises.splits(laboratory, 2), 8)
 
 
@@ -120,10 +126,12 @@ def test_signals_to_one_rank_end_all_after_the_same_step(laboratory):
 
 
 def test_corrupted_checkpoints_are_passed_over(laboratory):
+    """pytorch-lightning#21431, returnn#1829: a run that could not be continued for one bad file."""
     kept(malformed.corrupted(laboratory, len(forgery.DAMAGES)), len(forgery.DAMAGES))
 
 
 def test_pickles_are_never_executed(laboratory):
+    """litgpt#2189, nanoGPT#540: every file of every reader."""
     kept(malformed.pickles(laboratory, 12), 12)
 
 

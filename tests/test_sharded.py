@@ -175,7 +175,10 @@ def evaluated(ranks: Ranks, folder: Path) -> list[tuple[float, float]]:
 
 
 def test_ranks_evaluate_unequal_numbers_of_batches(tmp_path):
-    """Parts are gathered for the evaluation, which is then each rank's own affair; training goes on as before."""
+    """Parts are gathered for the evaluation, which is then each rank's own affair; training goes on as before.
+
+    Uneven batches hung (CosyVoice#180, composer#3415).
+    """
     alone, *many = evaluated(Ranks(), tmp_path / "one"), *on_ranks(2, evaluated, tmp_path / "two")
     assert len(alone) == 4 and len(set(alone)) == 4
     for found in many:

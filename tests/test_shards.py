@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -286,3 +287,24 @@ def test_command_names_the_broken_line_and_leaves_nothing(tmp_path, small_tokeni
     with pytest.raises(UserError, match=r"corpus.jsonl, line 1234 is not valid JSON"):
         main([str(tmp_path / "out"), str(tmp_path / "corpus.jsonl"), "--tokenizer", str(tmp_path / "t.model")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus.jsonl", "t.model"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads the resident memory where Linux tells it")
+def test_reading_a_large_file_keeps_memory_where_it_was(tmp_path):
+    """A memory map grew to the size of the corpus and looked like a leak (nanoGPT#287, nanoGPT#428)."""
+    tokens = 1 << 25  # 64 MiB
+    with open(tmp_path / "train-00000.tokens", "wb") as file:
+        file.truncate(2 * tokens)
+    np.array([0, tokens], "<i8").tofile(tmp_path / "train.documents")
+    files = [{"name": "train-00000.tokens", "tokens": tokens}]
+    entry = {"tokens": tokens, "documents": 1, "bytes": tokens, "files": files, "starts": {"name": "train.documents"}}
+    stream = TokenStream(tmp_path, "train", {"dtype": "<u2", "splits": {"train": entry}})
+    stream.read(0, 4096)
+    before = resident()
+    for start in range(0, tokens, 1 << 20):
+        assert not stream.read(start, 1 << 20).any()
+    assert resident() - before < 20 << 20
+
+
+def resident() -> int:
+    return int(Path("/proc/self/statm").read_text("utf-8").split()[1]) * 4096

@@ -1,10 +1,12 @@
 """Tensors and checkpoints on disk: what was written comes back or is refused; nothing is half-written or executed."""
 
+import ast
 import errno
 import json
 import os
 import pickle
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -310,6 +312,7 @@ class Full:
 
 @pytest.mark.parametrize("after", range(len(FILES)))
 def test_a_full_disk_leaves_the_old_folder_and_nothing_else(tmp_path, monkeypatch, after):
+    """A torn checkpoint after a full disk (pytorch-lightning#688, pytorch-lightning#19970, pytorch#175248)."""
     write_folder(tmp_path / "c", {"old": b"1"})
     full = Full(after, errno.ENOSPC)
     monkeypatch.setattr("pathlib.Path.write_bytes", lambda path, data: full(path, data))
@@ -407,7 +410,10 @@ class Trap:
 
 
 def test_a_pickle_is_never_executed(tmp_path):
-    """As PyTorch writes it, and bare; the hash of the folder is right."""
+    """As PyTorch writes it, and bare; the hash of the folder is right.
+
+    Loads that unpickle (litgpt#2189, nanoGPT#540).
+    """
     torch.save({"weight": Trap(tmp_path / "sprung")}, tmp_path / "torch.pt")
     for raw in (pickle.dumps(Trap(tmp_path / "sprung")), (tmp_path / "torch.pt").read_bytes()):
         with pytest.raises(UserError, match="is not a tensor file"):
@@ -415,3 +421,25 @@ def test_a_pickle_is_never_executed(tmp_path):
     assert not (tmp_path / "sprung").exists()
     pickle.loads(pickle.dumps(Trap(tmp_path / "sprung")))
     assert (tmp_path / "sprung").exists()  # the trap works
+
+
+def test_no_module_unpickles():
+    """Three unsafe loads were left when all had been promised to be gone (litgpt#2189): the sources are read.
+
+    `train/reliability` makes bombs and reads what a peer has written; nothing else may name one of these.
+    """
+    forbidden = {"pickle", "pickletools", "dill", "joblib", "shelve", "marshal"}
+    root = Path(__file__).parent.parent
+    paths = [p for package in PACKAGES for p in (root / package).rglob("*.py") if "reliability" not in p.parts]
+    assert len(paths) > 50
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {name.partition(".")[0] for name in names} & forbidden, path
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                assert (node.value.id, node.attr) not in {("torch", "load"), ("torch", "save")}, path
+            assert not (isinstance(node, ast.keyword) and node.arg == "allow_pickle"), path
+
+
+PACKAGES = ("configs", "kernels", "data", "model", "instruct", "train")

