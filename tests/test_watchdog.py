@@ -16,11 +16,32 @@ from train.watchdog import EXIT_CODE, Watchdog
 
 def test_the_verdict_names_who_is_behind():
     watchdog = Watchdog(0, 3, 5)
-    assert watchdog.verdict([(7, 2), (7, 0), (7, 2)]) == (
+    assert watchdog.verdict({0: (7, 2), 1: (7, 0), 2: (7, 2)}) == (
         "error: no progress for 5 s: rank 1 in step 7 (the others wait for it in step 7); rank 0 ends the job"
     )
-    assert "rank 2 in step 6" in watchdog.verdict([(7, 0), (7, 0), (6, 3)])
-    assert "rank 0 in step 4, rank 1 in step 4" in Watchdog(1, 2, 5).verdict([(4, 1), (4, 1)])
+    assert "rank 2 in step 6" in watchdog.verdict({0: (7, 0), 1: (7, 0), 2: (6, 3)})
+    assert "rank 0 in step 4, rank 1 in step 4" in Watchdog(1, 2, 5).verdict({0: (4, 1), 1: (4, 1)})
+
+
+def test_it_bites_also_when_the_store_is_gone(monkeypatch, capsys):
+    """The rank that holds it ended first: the others end all the same, and speak of themselves alone."""
+
+    class Gone:
+        def __getattr__(self, name):
+            raise RuntimeError("connection reset")
+
+    codes = []
+    monkeypatch.setattr("train.watchdog.os._exit", lambda code: codes.append(code) or watchdog._stop.set())
+    monkeypatch.setattr("train.watchdog.faulthandler.dump_traceback", lambda **options: None)
+    monkeypatch.setattr("train.watchdog.dist.PrefixStore", lambda *_: Gone())
+    monkeypatch.setattr("train.watchdog.dist.distributed_c10d._get_default_store", lambda: None)
+    with Watchdog(1, 2, 0.2) as watchdog:
+        watchdog.begin(7)
+        deadline = time.monotonic() + 20
+        while not codes and time.monotonic() < deadline:
+            time.sleep(0.02)
+    assert codes == [EXIT_CODE]
+    assert "no progress for 0.2 s: rank 1 in step 7; rank 1 ends the job" in capsys.readouterr().err
 
 
 def test_progress_keeps_it_quiet():

@@ -11,6 +11,7 @@ once.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import os
 import sys
@@ -57,23 +58,29 @@ class Watchdog:
     def _watch(self) -> None:
         store = dist.PrefixStore("watchdog", dist.distributed_c10d._get_default_store()) if self.world > 1 else None
         while not self._stop.wait(min(1.0, self.seconds / 5)):
-            if store is not None:
-                store.set(str(self.rank), "{} {}".format(*self.place))
+            with contextlib.suppress(RuntimeError):  # the store is gone with the process that held it
+                if store is not None:
+                    store.set(str(self.rank), "{} {}".format(*self.place))
             if time.monotonic() - self.moved > self.seconds:
                 print(self.verdict(self._places(store)), file=sys.stderr, flush=True)
                 faulthandler.dump_traceback(all_threads=True)
                 os._exit(EXIT_CODE)
 
-    def _places(self, store) -> list[Place]:
-        """Where each rank said it was; (-1, 0) for a rank that never did."""
+    def _places(self, store) -> dict[int, Place]:
+        """Where each rank said it was; (-1, 0) for a rank that never did. Our own alone when none can be asked."""
         if store is None:
-            return [self.place]
+            return {self.rank: self.place}
         keys = [str(rank) for rank in range(self.world)]
-        return [tuple(map(int, store.get(key).split())) if store.check([key]) else (-1, 0) for key in keys]
+        try:
+            found = [tuple(map(int, store.get(key).split())) if store.check([key]) else (-1, 0) for key in keys]
+        except RuntimeError:
+            return {self.rank: self.place}
+        return dict(enumerate(found))
 
-    def verdict(self, places: list[Place]) -> str:
+    def verdict(self, places: dict[int, Place]) -> str:
         """One sentence that names the ranks that are behind, or all where none is."""
-        behind = [rank for rank, place in enumerate(places) if place < max(places)] or list(range(len(places)))
+        furthest = max(places.values())
+        behind = [rank for rank, place in places.items() if place < furthest] or list(places)
         named = ", ".join(f"rank {rank} in step {places[rank][0]}" for rank in behind)
-        others = "" if len(behind) == len(places) else f" (the others wait for it in step {max(places)[0]})"
+        others = "" if len(behind) == len(places) else f" (the others wait for it in step {furthest[0]})"
         return f"error: no progress for {self.seconds:g} s: {named}{others}; rank {self.rank} ends the job"
