@@ -68,7 +68,7 @@ class Tokenizer:
         """Raises `UserError` for bytes that are no model, or for a model that this module would not have made."""
         try:
             self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model_bytes)
-        except RuntimeError:
+        except (RuntimeError, UnicodeDecodeError):  # the second: a message of the library that quotes the damage
             raise UserError("this is no tokenizer model, or it is damaged; train or copy it again") from None
         self.model_bytes = model_bytes
         self.sha256 = hashlib.sha256(model_bytes).hexdigest()

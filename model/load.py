@@ -102,8 +102,11 @@ def model_from_files(files: dict[str, bytes], folder: Path) -> tuple[LanguageMod
     tensors = decode_tensors(files[WEIGHTS], f"{folder}/{WEIGHTS}")
     if config.layers > len(tensors):
         raise UserError(f"{folder} holds another architecture: {config.layers} layers in {len(tensors)} tensors")
-    with torch.device("meta"):
-        model = LanguageModel(config, head)
+    try:
+        with torch.device("meta"):
+            model = LanguageModel(config, head)
+    except RuntimeError as error:  # more numbers than can be counted
+        raise UserError(f"{folder}/{DESCRIPTION} describes a model that cannot be ({error})") from None
     require_same(model, tensors, str(folder))  # before there is memory for it
     model.to_empty(device="cpu")
     if config.tie:

@@ -265,7 +265,7 @@ def poisoned(laboratory: Laboratory, count: int) -> list[Outcome]:
         "poisoned",
     )
     draw = random.Random(laboratory.seed + 1)
-    guarded = ("train.guard.spike=100", "train.guard.window=8", "train.evaluate_every=0")
+    guarded = ("train.guard.spike=500", "train.guard.window=8", "train.evaluate_every=0")
     done, group = 0, 0
     while done < count:
         step, kind, first = draw.randint(9, 23), KINDS[group % len(KINDS)], None
