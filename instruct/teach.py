@@ -62,6 +62,7 @@ class _Drawn:
 
     def __init__(self, records: Sequence[Record]):
         self.answered = [r for r in records if any(i.output for i in r.instances)]
+        self.meanings = list(_grouped(self.answered, lambda r: r.behaviour or r.instruction).values())
         self.by_language = _grouped(self.answered, lambda r: r.lang or "en")
         self.classes = [r for r in self.answered if r.is_classification]
         # Closed questions ("What is the capital of France?") are no steps, and no two of them are paraphrases.
@@ -126,7 +127,7 @@ class _Drawn:
         return lessons.backtranslate(text, record.lang or "en", record.instruction)
 
     def induce(self, rng: random.Random) -> Conversation | None:
-        record = rng.choice(self.answered)
+        record = self._record(rng)
         pairs = [(i.input, i.output) for i in record.instances if i.input and i.output]
         if len(pairs) < PAIRS:
             return None
@@ -156,7 +157,7 @@ class _Drawn:
         return self._related(rng, self.by_meaning, lessons.paraphrase, same_meaning=True)
 
     def classify(self, rng: random.Random) -> Conversation | None:
-        record = rng.choice(self.answered)
+        record = rng.choice(self.classes) if self.classes and rng.random() < 0.5 else self._record(rng)
         if record.is_classification is None:
             return None
         return lessons.classify(record.instruction, record.lang or "en", record.is_classification)
@@ -171,8 +172,12 @@ class _Drawn:
             return None
         return lessons.give_input_for(record.instruction, instance.output, record.lang or "en", instance.input)
 
+    def _record(self, rng: random.Random) -> Record:
+        """Every meaning is equally likely, however many wordings it has."""
+        return rng.choice(rng.choice(self.meanings))
+
     def _instance(self, rng: random.Random, records: Sequence[Record] | None = None):
-        record = rng.choice(records or self.answered)
+        record = rng.choice(records) if records else self._record(rng)
         return record, rng.choice([instance for instance in record.instances if instance.output])
 
     def _related(

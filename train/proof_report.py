@@ -198,7 +198,7 @@ def _rouge(figures: Mapping[str, Any]) -> Iterator[str]:
     yield "## ROUGE-L"
     yield ""
     yield (
-        f"All pairs of {figures['texts']:,} instructions, {figures['decisions']:,} decisions at {figures['threshold']}: "
+        f"All pairs of {figures['texts']:,} instructions, {figures['decisions']:,} decisions: "
         f"{deciding['cpu_s']:.1f} s of one core, {speedup['tokens_ready']:,.0f} times as fast as the rouge_score "
         f"package per decision with tokens ready ({speedup['as_used']:,.0f} as it is used); "
         f"{check['disagreements']} disagreements in {check['pairs']:,} pairs."
