@@ -278,8 +278,9 @@ class Census:
 def census(examples: Iterable[Example], tokenizer: Tokenizer, format: ChatFormat) -> Census:
     """Count the supervised tokens of rows, read from ids and weights alone, so that no mask can fail silently.
 
-    Raises `UserError` naming the origin of a row in which no token has full weight, and of one that has a user's turn
-    and yet full weight on everything but its headers, unless `format.prompt_weight` is 1, which asks for that.
+    Raises `UserError` naming the origin of a row in which no token has full weight, and of one that has turns of user
+    and assistant and yet full weight on everything but its headers, unless `format.prompt_weight` is 1, which asks for
+    that.
     """
     names = np.array(["", *ROLES])
     headers = np.array([-1, *(tokenizer.roles[role] for role in ROLES)])
@@ -294,7 +295,7 @@ def census(examples: Iterable[Example], tokenizer: Tokenizer, format: ChatFormat
         if not supervised.any():
             raise UserError(f"{origin}: no token of this row is supervised; it needs an assistant message to train on")
         text = (roles != "") & ~header
-        if "user" in roles and supervised[text].all() and format.prompt_weight < 1:
+        if {"user", "assistant"} <= set(roles) and supervised[text].all() and format.prompt_weight < 1:
             raise UserError(f"{origin}: every token is supervised, even what the user says; check its `weight` fields")
         counts.update(roles.tolist())
         supervised_counts.update(roles[supervised].tolist())

@@ -16,6 +16,7 @@ import pytest
 
 from configs import ConfigError, dumps, load, read_toml, to_dict
 from train.pretrain import PretrainConfig
+from train.rounds import RoundsConfig
 from train.sft import SftConfig
 
 ROOT = Path(__file__).parent.parent
@@ -193,8 +194,9 @@ def test_the_encoding_rule_sees(line, is_wrong):
 
 
 def class_of(path: Path) -> type:
-    """A file with the key `init` starts from a model: it is a tuning run."""
-    return SftConfig if "init" in read_toml(path) else PretrainConfig
+    """A file with the key `init` starts from a model: it is a tuning run; one with `construct` has rounds."""
+    keys = read_toml(path)
+    return SftConfig if "init" in keys else RoundsConfig if "construct" in keys else PretrainConfig
 
 
 @pytest.mark.parametrize("path", CONFIGURATIONS, ids=name_of)
@@ -206,14 +208,14 @@ def test_every_configuration_loads_and_survives_being_written(path, tmp_path):
     assert dumps(load(class_of(path), written)) == dumps(config)
 
 
-def test_there_are_configurations_of_both_kinds():
-    assert {class_of(path) for path in CONFIGURATIONS} == {PretrainConfig, SftConfig}
+def test_there_are_configurations_of_every_kind():
+    assert {class_of(path) for path in CONFIGURATIONS} == {PretrainConfig, SftConfig, RoundsConfig}
     assert len({load(class_of(path), path).run for path in CONFIGURATIONS}) == len(CONFIGURATIONS)
 
 
 def config_classes() -> list[type]:
     """All dataclasses that a configuration is made of."""
-    found, waiting = [], [PretrainConfig, SftConfig]
+    found, waiting = [], [PretrainConfig, SftConfig, RoundsConfig]
     while waiting:
         cls = waiting.pop()
         if cls not in found:
