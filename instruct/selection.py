@@ -28,15 +28,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cross_entropy
 from torch.nn.utils.rnn import pad_sequence
 
 from configs import UserError
-from data.chat import Conversation, Example, Message, fit
+from data.chat import Conversation, Message
 from instruct.filters import Verdict
 from instruct.rouge import rouge_l
 from model.heads import LanguageModel
 from model.load import LoadedModel
+from model.score import log_likelihood
 
 Embedder = Callable[[Sequence[str]], np.ndarray]
 Pair = tuple[str, str]  # question and answer
@@ -219,52 +219,25 @@ class Diverse:
 # Scores of a model of ours -------------------------------------------------------------------------------------------
 
 
-@torch.inference_mode()
-def mean_losses(model: LanguageModel, examples: Sequence[Example], batch_tokens: int = 8192) -> np.ndarray:
-    """Mean cross-entropy in nats over the places of full weight of each row, (N,) float64.
-
-    Rows of similar length share a batch of about `batch_tokens` places, which changes nothing about the values: padding
-    stands behind everything that a causal model sees.
-    """
-    if not model.config.causal:
-        raise UserError("this model is an encoder (causal = false): it has no likelihood of a text; use a causal model")
-    device = model.trunk.embedding.weight.device
-    losses = np.zeros(len(examples))
-    order = sorted(range(len(examples)), key=lambda i: len(examples[i]))
-    while order:
-        rows = max(1, batch_tokens // len(examples[order[-1]]))
-        part, order = order[-rows:], order[:-rows]
-        ids = pad_sequence([torch.from_numpy(examples[i].ids) for i in part], batch_first=True).to(device)
-        weights = pad_sequence([torch.from_numpy(examples[i].weights) for i in part], batch_first=True).to(device)
-        learnt = (weights[:, 1:] >= 1).double()
-        found = cross_entropy(model(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none").double()  # (B, T)
-        losses[part] = ((found * learnt).sum(1) / learnt.sum(1)).cpu().numpy()
-    return losses
-
-
-def difficulty_ratios(
-    loaded: LoadedModel, perplexity: bool = False, batch_tokens: int = 8192
-) -> Callable[[Sequence[Pair]], np.ndarray]:
+def difficulty_ratios(loaded: LoadedModel, perplexity: bool = False) -> Callable[[Sequence[Pair]], np.ndarray]:
     """(question, answer) pairs -> IFD: mean loss of the answer after its question by the mean loss of the answer alone.
 
     perplexity: the ratio of the perplexities instead, exp(loss after the question - loss alone), as Superfiltering (Li
     et al. 2024) has it; both are 1 where the question does not matter. A question too long for the model is shortened
-    from the left; an answer too long for it has the ratio infinity.
+    from the left; an answer too long for it has the ratio infinity. Raises UserError for an encoder.
     """
 
     def ratios(pairs: Sequence[Pair]) -> np.ndarray:
-        examples = []
+        conversations = []
         for asked, answer in pairs:
             said = Message("assistant", answer)
-            for messages in ((Message("user", asked), said), (said,)):
-                conversation = Conversation(messages, repr(answer[:40]))
-                examples.append(fit(conversation, loaded.tokenizer, loaded.chat, loaded.model.config.context)[0])
-        found = np.full(len(examples), np.nan)
-        usable = [i for i, example in enumerate(examples) if example is not None]
-        found[usable] = mean_losses(loaded.model, [examples[i] for i in usable], batch_tokens)
-        after, alone = found[0::2], found[1::2]
-        result = np.exp(after - alone) if perplexity else after / alone
-        return np.where(np.isnan(result), np.inf, result)
+            conversations += [Conversation((Message("user", asked), said)), Conversation((said,))]
+        losses = np.array([-each.per_token for each in log_likelihood(loaded, conversations)])
+        after, alone = losses[0::2], losses[1::2]
+        result = np.full(len(alone), np.inf)
+        fits = np.isfinite(alone)
+        result[fits] = np.exp(after - alone)[fits] if perplexity else after[fits] / alone[fits]
+        return result
 
     return ratios
 

@@ -44,7 +44,6 @@ from instruct.selection import (
     admit_vectors,
     difficulty_ratios,
     embedder,
-    mean_losses,
 )
 from model.load import LoadedModel
 from tests.small import small_model
@@ -479,14 +478,6 @@ def loss_by_hand(loaded: LoadedModel, row: Example) -> float:
 
 
 @torch.no_grad()
-def test_mean_losses_equal_those_of_single_rows_whatever_the_batches(loaded):
-    rows = [encode(conversation(*pair), loaded.tokenizer, loaded.chat) for pair in PAIRS]
-    expected = [loss_by_hand(loaded, row) for row in rows]
-    for batch_tokens in (1, 60, 8192):
-        assert mean_losses(loaded.model, rows, batch_tokens) == pytest.approx(expected, rel=1e-5)
-
-
-@torch.no_grad()
 def test_difficulty_is_the_loss_after_the_question_by_the_loss_alone(loaded):
     after, alone = (
         np.array([loss_by_hand(loaded, encode(conversation(*pair), loaded.tokenizer, loaded.chat)) for pair in pairs])
@@ -502,7 +493,8 @@ def test_difficulty_is_the_loss_after_the_question_by_the_loss_alone(loaded):
 
 def test_an_encoder_has_no_likelihood(loaded):
     with pytest.raises(UserError, match="causal"):
-        mean_losses(small_model("masked", causal=False), [])
+        encoder = LoadedModel(small_model("masked", causal=False), loaded.tokenizer, loaded.chat, Path("nowhere"))
+        difficulty_ratios(encoder)(PAIRS)
 
 
 @torch.no_grad()

@@ -28,6 +28,7 @@ from torch import Tensor
 from configs import UserError, read_toml, run_main
 from model.load import WEIGHTS
 from model.storage import decode_tensors, list_checkpoints, read_folder
+from train.pieces import whole_state
 from train.run import FREE, OPTIMIZER, flatten
 from train.watch import Records, read_run
 
@@ -169,12 +170,11 @@ def compare_checkpoints(runs: tuple[Path, Path]) -> tuple[list[str], bool]:
 
 def tensors_of(folder: Path) -> dict[str, Tensor]:
     """Weights and optimizer of a checkpoint; the file's name stands before that of the tensor."""
-    files = read_folder(folder, [WEIGHTS, OPTIMIZER])
-    return {
-        f"{file.partition('.')[0]}/{name}": tensor
-        for file, raw in files.items()
-        for name, tensor in decode_tensors(raw, f"{folder}/{file}").items()
-    }
+    files = read_folder(folder)
+    if WEIGHTS not in files:
+        raise UserError(f"the checkpoint {folder} has no {WEIGHTS}; use another checkpoint")
+    parts = {WEIGHTS: decode_tensors(files[WEIGHTS], f"{folder}/{WEIGHTS}"), OPTIMIZER: whole_state(files, folder)}
+    return {f"{file.partition('.')[0]}/{name}": tensor for file, part in parts.items() for name, tensor in part.items()}
 
 
 def main(argv: list[str]) -> int:

@@ -8,7 +8,7 @@ Model FLOPs utilisation (MFU; Chowdhery et al. 2022) is the operations that the 
 those that the hardware could do at its peak. The yardstick is always the published dense bfloat16 peak, also for a
 run in float32. A device that is not in the table has no MFU: a wrong name would give a number that looks right.
 
-What it leaves out: parameters that are sharded over ranks, whose norms need a sum over them.
+What it leaves out: parameters that are sharded over ranks; `train.sharded` sums their norms over them.
 """
 
 from __future__ import annotations
