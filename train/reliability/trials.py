@@ -224,13 +224,16 @@ class Laboratory:
 
 
 def difference(one: Trial, other: Trial) -> str | None:
-    """In what two finished runs differ: the bits of weights or optimizer, or a logged figure; None for nothing."""
+    """In what two finished runs differ: weights or optimizer in one bit, state, logged figures; None for nothing."""
     folders, files = zip(*(newest_intact(trial.run) for trial in (one, other)))
     if folders[0].name != folders[1].name:
         return f"one ends with {folders[0].name}, the other with {folders[1].name}"
     for name in (WEIGHTS, OPTIMIZER):
         if files[0][name] != files[1][name]:
             return f"{name} differs"
+    states = [vars(TrainState.from_json(found[STATE])) | {"seconds": 0.0} for found in files]
+    if states[0] != states[1]:
+        return f"{[name for name in states[0] if states[0][name] != states[1][name]]} of the state differ"
     records = [[(r["kind"], r["step"], content(r)) for r in read_metrics(trial.run)] for trial in (one, other)]
     if records[0] != records[1]:
         parted = next((a for a, b in zip(*records) if a != b), "the number of records")
