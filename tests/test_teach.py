@@ -134,6 +134,9 @@ def test_without_an_answer_there_is_nothing_to_teach(seeds):
     for records in ([], unanswered):
         with pytest.raises(UserError, match="nothing to teach"):
             teach(records, 5)
+    half = replace(seeds[7], instances=(*seeds[7].instances[:1], Instance("2 9 4", "")))
+    for lesson in teach([half], 60):
+        assert lesson.messages[-1].content and "2 9 4" not in lesson.messages[-2].content
     lessons_of_one = teach([*unanswered, seeds[7]], 40, parts=("execute",))
     assert {lesson.messages[0].content.split("\n")[0] for lesson in lessons_of_one} == {seeds[7].instruction}
 
