@@ -52,7 +52,10 @@ def test_the_union_of_the_parts_is_what_one_process_writes(loaded, pool):
     parts = [write(loaded, pool, CONFIG, range(84)[rank::3], 3) for rank in range(3)]
     assert [parts[i % 3][i // 3] for i in range(84)] == whole
     assert write(loaded, pool, CONFIG, range(84), 3) == whole
-    for other in (write(loaded, pool, CONFIG, range(84), 4), write(loaded, pool, replace(CONFIG, seed=1), range(84), 3)):
+    for other in (
+        write(loaded, pool, CONFIG, range(84), 4),
+        write(loaded, pool, replace(CONFIG, seed=1), range(84), 3),
+    ):
         same = sum(one.instruction == another.instruction != "" for one, another in zip(whole, other))
         assert same < 20, "another round or seed writes something else"
 

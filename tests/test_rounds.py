@@ -152,6 +152,7 @@ def records_of(config: RoundsConfig, number: int) -> list:
     return list(read_records(arm_folder(config) / f"round{number}" / "records.jsonl"))
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_is_the_same(whole, tmp_path):
     again = tiny(tmp_path)
     run(again, Ranks())
@@ -304,23 +305,29 @@ def test_the_verified_arm_trains_on_what_the_verifier_kept(whole, course, tmp_pa
 # Ranks ---------------------------------------------------------------------------------------------------------------
 
 
-def shares_work(ranks: Ranks, count: int) -> tuple[list[int], int]:
-    done = []
+def shares_work(ranks: Ranks, counts: tuple[int, ...]) -> list[tuple[list[int], int]]:
+    """For each number of items, the results for all, and how many this rank has worked on."""
+    done: list[int] = []
 
     def work(items):
         done.extend(items)
         return [item * item for item in items]
 
-    return sharing(ranks)(work, range(count)), len(done)
+    found = []
+    for count in counts:
+        done.clear()
+        found.append((sharing(ranks)(work, range(count)), len(done)))
+    return found
 
 
-@pytest.mark.parametrize("count", [0, 1, 7])
-def test_work_is_divided_and_put_together_in_order(count):
-    for world in (1, 3):
-        found = on_ranks(world, shares_work, count)
-        assert all(results == [i * i for i in range(count)] for results, _ in found)
-        assert sum(done for _, done in found) == count
-        assert max(done for _, done in found) <= -(-count // world)
+@pytest.mark.parametrize("world", [1, 3])
+def test_work_is_divided_and_put_together_in_order(world):
+    found = on_ranks(world, shares_work, (0, 1, 7))
+    for number, count in enumerate((0, 1, 7)):
+        of_ranks = [results[number] for results in found]
+        assert all(results == [i * i for i in range(count)] for results, _ in of_ranks)
+        assert sum(done for _, done in of_ranks) == count
+        assert max(done for _, done in of_ranks) <= -(-count // world)
 
 
 @pytest.mark.slow
@@ -338,7 +345,8 @@ def test_two_ranks_write_the_same_records_as_one(whole, tmp_path):
         assert (Path(config.run) / name).read_bytes() == (Path(whole.run) / name).read_bytes(), name
     one, two = (read_metrics(arm_folder(each) / "round1" / "train") for each in (whole, config))
     losses = [[record["loss"] for record in records if record["kind"] == "train"] for records in (one, two)]
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4) and len(losses[0]) == 6
+    assert losses[0][:2] == pytest.approx(losses[1][:2], rel=1e-5), "before rounding has grown through the updates"
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2) and len(losses[0]) == 6
     assert (arm_folder(config) / "round1" / "exam.json").exists()
 
 
