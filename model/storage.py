@@ -237,8 +237,9 @@ def newest_intact(run: str | Path, names: Sequence[str] | None = None) -> tuple[
             try:
                 return folder, read_folder(folder, names)
             except UserError as error:
-                if folder.exists():
-                    print(f"warning: {error}", file=sys.stderr)
-        if list_checkpoints(run) == folders:  # else a run that trains has deleted them, and has newer ones
+                if list_checkpoints(run)[-1:] != folders[-1:]:
+                    break  # the run trains: it has deleted this one, and has newer ones
+                print(f"warning: {error}", file=sys.stderr)
+        else:
             raise UserError(f"none of the {len(folders)} checkpoints in {run} is intact; start the run anew")
     return None

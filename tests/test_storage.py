@@ -370,8 +370,9 @@ def test_a_run_whose_checkpoints_are_all_damaged(tmp_path):
 
 
 def test_a_checkpoint_that_is_pruned_while_it_is_read_is_not_missed(tmp_path, monkeypatch, capsys):
-    """The run goes on: what was listed is deleted before it is read, and newer ones are there."""
-    write_run(tmp_path, [5])
+    """The run goes on: what was listed is deleted before it is read, and newer ones are there. The oldest stays, as the
+    best one does."""
+    write_run(tmp_path, [2, 5])
     read = storage.read_folder
 
     def read_late(folder, names=None):
