@@ -89,10 +89,19 @@ class Peer:
         self.below, self.count, self.draw = below, count, random.Random(0)
         self.seen: dict[str, dict[str, Any]] = {}
         self.log = below / "log"
+        process = self.begin("whole")
         started = time.monotonic()
-        if self.run("whole"):
+        if wait(process):
             raise UserError(f"the uninterrupted run of the peer failed: {self.log.read_text('utf-8')[-300:]}")
         self.seconds = time.monotonic() - started
+
+    def begin(self, name: str) -> int:
+        """Start a run, and wait for its first checkpoint."""
+        process = spawn(lambda: train(self.below / name), self.log)
+        deadline = time.monotonic() + 60
+        while not any((self.below / name).glob("checkpoint-*")) and time.monotonic() < deadline:
+            time.sleep(0.002)
+        return process
 
     def run(self, name: str, **options: Any) -> int | None:
         return wait(spawn(lambda: train(self.below / name, **options), self.log))
@@ -103,15 +112,17 @@ class Peer:
         self.seen[key] = {"tried": len(outcomes), "held": counted[good], "what": what}
 
     def kills(self) -> None:
-        """SIGKILL at random moments, then resume."""
-        outcomes = []
-        for number in range(self.count):
-            process = spawn(lambda name=f"kill-{number}": train(self.below / name), self.log)
+        """SIGKILL at random moments after the first checkpoint, then resume. Runs that ended before do not count."""
+        outcomes: list[str] = []
+        for number in range(10 * self.count):
+            if len(outcomes) == self.count:
+                break
+            process = self.begin(f"kill-{number}")
             with never_left([process]):
                 time.sleep(self.draw.uniform(0, self.seconds))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-                wait(process)
+                os.kill(process, signal.SIGKILL)
+                if wait(process) != -signal.SIGKILL:
+                    continue
             if self.run(f"kill-{number}"):
                 outcomes.append("could not resume (traceback)")
             else:
@@ -120,32 +131,36 @@ class Peer:
         self.note("kills", outcomes, "same bits")
 
     def corrupted(self) -> None:
-        """A flipped bit in the weights, the weights cut, a file missing in the newest checkpoint."""
+        """The newest checkpoint: a flipped bit in the weights, the weights cut, one of its files missing."""
         self.run("half", last=STEPS // 2)
         shutil.copytree(self.below / "half", self.below / "undamaged")
         if self.run("undamaged") or not same(self.below / "whole", self.below / "undamaged"):
             raise UserError("the undamaged half of the peer's run does not continue to the same bits")
         outcomes = []
+        missing = ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth")
+        kinds = ("flipped bit", "cut file", *(f"no {name}" for name in missing))
         for number in range(self.count):
-            copy = self.below / "damaged"
+            copy, kind = self.below / "damaged", kinds[number % len(kinds)]
             shutil.rmtree(copy, ignore_errors=True)
             shutil.copytree(self.below / "half", copy)
             (copy / "final.pt").unlink()
-            path = newest(copy) / "model.safetensors"
-            raw = bytearray(path.read_bytes())
-            kind = ("flipped bit", "cut file", "missing file")[number % 3]
-            if kind == "flipped bit":
-                raw[self.draw.randrange(len(raw) // 2, len(raw))] ^= 1 << self.draw.randrange(8)
-            path.write_bytes(raw[: len(raw) // 2] if kind == "cut file" else raw)
-            if kind == "missing file":
-                path.unlink()
-            code = self.run("damaged")
-            if code:
+            self.damage(newest(copy), kind)
+            if self.run("damaged"):
                 outcomes.append(f"{kind}: ends with a traceback, nothing older is used")
             else:
                 right = same(self.below / "whole", copy)
                 outcomes.append("older one used" if right else f"{kind}: accepted without a word")
         self.note("corrupted", outcomes, "older one used")
+
+    def damage(self, checkpoint: Path, kind: str) -> None:
+        if kind.startswith("no "):
+            (checkpoint / kind[3:]).unlink()
+            return
+        path = checkpoint / "model.safetensors"
+        raw = bytearray(path.read_bytes())
+        if kind == "flipped bit":
+            raw[self.draw.randrange(len(raw) // 2, len(raw))] ^= 1 << self.draw.randrange(8)
+        path.write_bytes(raw[: len(raw) // 2] if kind == "cut file" else raw)
 
     def poisoned(self) -> None:
         outcomes = []
@@ -180,11 +195,8 @@ class Peer:
     def signals(self) -> None:
         outcomes = []
         for number in range(max(1, self.count // 3)):
-            process = spawn(lambda name=f"signal-{number}": train(self.below / name), self.log)
+            process = self.begin(f"signal-{number}")
             with never_left([process]):
-                folder = self.below / f"signal-{number}"
-                while not any(folder.glob("checkpoint-*")):
-                    time.sleep(0.01)
                 os.kill(process, (signal.SIGTERM, signal.SIGINT)[number % 2])
                 code = wait(process)
             outcomes.append("exit 0" if code == 0 else "ended at once")
@@ -214,8 +226,8 @@ def main(argv: list[str]) -> None:
         "versions": f"transformers {transformers.__version__}, accelerate {accelerate.__version__}, "
         f"torch {torch.__version__}",
         "command": f"python -m train.reliability.peers --count {options.count} --out results/",
-        "how": "a tiny GPT-2 with dropout, saved after every step, one process, restarted with "
-        "`resume_from_checkpoint=True`; no other option set for its safety",
+        "how": "a tiny GPT-2 with dropout, saved after every step, one process, killed after its first "
+        "checkpoint, restarted with `resume_from_checkpoint=True`; no other option set for its safety",
         "seen": peer.seen,
     }
     write_text(Path(options.out) / PEERS, json.dumps(report, indent=1) + "\n")

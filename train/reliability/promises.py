@@ -6,6 +6,7 @@ clock, so that every instant has its chance: reading the configuration, making t
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from configs import UserError
 from model.load import WEIGHTS, load_run
 from model.storage import decode_tensors, encode_tensors, list_checkpoints, newest_intact
 from train import pretrain, sft
@@ -97,7 +99,7 @@ def saves(laboratory: Laboratory, count: int) -> list[Outcome]:
     small = ["model.context=16", "model.width=16", "model.layers=1", f"train.steps={count}", "train.log_every=100"]
     trial = laboratory.trial("saves", "causal", 1, *small, f"train.evaluate_every={max(1, count // 10)}")
     trial.folder.mkdir()
-    memory, looks = trial.folder / "memory.txt", trial.folder / "looks.txt"
+    memory, looks = trial.folder / "memory.txt", trial.folder / "looks.json"
     trainer = spawn(lambda: train_and_weigh(trial, memory), trial.log)
     watcher = spawn(lambda: look(trial.run, looks), trial.folder / "looks.log")
     with never_left([trainer, watcher]):
@@ -118,10 +120,10 @@ def saves(laboratory: Laboratory, count: int) -> list[Outcome]:
         "at every moment a complete, verified newest checkpoint exists",
         "a second process looks for it, checking every hash, again and again while those are saved and pruned",
     )
-    good, bad = (int(number) for number in looks.read_text("utf-8").split())
-    complete.count(None, good)
-    for _ in range(bad):
-        complete.count("none was found")
+    report = json.loads(looks.read_text("utf-8"))
+    complete.count(None, report["found"])
+    for problem in report["problems"]:
+        complete.count(problem)
     weights = [int(line) for line in memory.read_text("utf-8").split()]
     growth = max(weights[len(weights) // 2 :]) - max(weights[len(weights) // 10 : len(weights) // 2])
     steady = Outcome(
@@ -149,19 +151,21 @@ def train_and_weigh(trial: Trial, memory: Path) -> None:
 
 
 def look(run: Path, result: Path) -> None:
-    """Find the newest intact checkpoint until SIGTERM comes; from the first one on there must always be one."""
-    good, bad, last, stopped = 0, 0, -1, []
+    """Find the newest intact checkpoint until SIGTERM comes; from the first one on there is always one, never older."""
+    found, last, problems, stopped = 0, -1, [], []
     signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
     while not stopped:
         try:
-            found = newest_intact(run)
-            step = -1 if found is None else int(found[0].name[5:])
-        except ValueError:
-            step = -1
-        if step >= 0 or last >= 0:
-            good, bad = (good + 1, bad) if step >= max(last, 0) else (good, bad + 1)
+            newest = newest_intact(run)
+            step = -1 if newest is None else int(newest[0].name[5:])
+            problem = f"step {step} after step {last}" if step < last else None
+        except UserError as error:
+            step, problem = -1, str(error)
+        if problem:
+            problems.append(problem)
+        found += step >= 0 and not problem
         last = max(last, step)
-    result.write_text(f"{good} {bad}", "utf-8")
+    result.write_text(json.dumps({"found": found, "problems": problems}), "utf-8")
 
 
 # Elastic, and the same numbers whatever the split --------------------------------------------------------------------
