@@ -25,12 +25,14 @@ from typing import Literal, get_args
 from configs import UserError, check, load, run_main
 from instruct import propose
 from instruct.answer import Asked, by_plan, directly
-from instruct.filters import decide, usual
+from instruct.filters import Duplicate, NearDuplicate, decide, usual
 from instruct.funnel import funnel, show_funnel
 from instruct.propose import Pool, ProposeConfig
 from instruct.records import Decision, Instance, Record, from_seeds, write_records
+from instruct.rouge import Pool as Texts
 from instruct.verify import Verifier
 from instruct.world.behaviour import Behaviour
+from instruct.world.inputs import pool_of
 from instruct.world.program import world
 from model.load import LoadedModel, load_run
 
@@ -94,7 +96,9 @@ def construct(
         judged = judge_instructions(raw, pool, verifier, config.most)
     else:
         known = [record.instruction for record in (*pool.seeds, *pool.own)]
-        judged = _undecided_through(raw, usual(config.rouge, known), config.most)
+        paraphrases = [Duplicate(), NearDuplicate(1.0, Texts(known))]
+        rules = paraphrases if config.arm == "paraphrase" else usual(config.rouge, known)
+        judged = _undecided_through(raw, rules, config.most)
     fell = [record for record in judged if record.decision]
     through = [record for record in judged if not record.decision]
     if config.arm == "paraphrase":
@@ -156,14 +160,22 @@ def _undecided_through(raw: Sequence[Record], filters, most: int) -> list[Record
 
 
 def give_inputs(loaded: LoadedModel, records: Sequence[Record], config: ConstructConfig, salt: str) -> list[Record]:
-    """Each record with up to `inputs` different inputs, its own first; closed questions have the input ""."""
+    """Each record with up to `inputs` different inputs, its own first; closed questions have the input "".
+
+    Lists and numbers of the pool that exams draw from are left out, in every arm.
+    """
     made = propose.give_inputs(loaded, records, config.propose, config.inputs, salt)
     done = []
     for record, texts in zip(records, made):
         own = [instance.input for instance in record.instances]
-        inputs = list(dict.fromkeys(own + texts))[: config.inputs]
+        inputs = [text for text in dict.fromkeys(own + texts) if not _is_for_exams(text)][: config.inputs]
         done.append(replace(record, instances=tuple(Instance(text, "") for text in inputs)))
     return done
+
+
+def _is_for_exams(text: str) -> bool:
+    """Whether it is no single word, of which all pools share the same, and lies in the pool of tests."""
+    return (" " in text or not text.isalpha()) and pool_of(text) == "test"
 
 
 def _asked(records: Sequence[Record]) -> list[Asked]:
@@ -173,25 +185,30 @@ def _asked(records: Sequence[Record]) -> list[Asked]:
 def answered_and_verified(
     loaded: LoadedModel, records: Sequence[Record], verifier: Verifier, config: ConstructConfig
 ) -> list[Record]:
-    """The model's answers, by plan where that is right, else directly; what the verifier accepts is kept.
+    """The model's answers, by plan where that is right, else directly; those that the verifier accepts are kept.
 
-    Of each instruction comes one kept record with its right instances, and a dropped one where none was right.
+    The scores "answers", "right by plan" and "right directly" count them, the wrong ones too.
     """
     asked = _asked(records)
     planned = iter([trace.output for trace in by_plan(loaded, asked, config.propose.answer_tokens)])
     direct = iter(directly(loaded, asked, config.propose.answer_tokens))
     done = []
     for record in records:
-        right, fell = [], None
+        right, fault = [], Decision("format", "it got no input")
+        counts = {"answers": len(record.instances), "right by plan": 0, "right directly": 0}
         for instance in record.instances:
-            for answer in (next(planned), next(direct)):
-                verdict = verifier.judge(record.instruction, instance.input, answer)
-                if verdict.passed:
-                    right.append(Instance(instance.input, answer, "O1", True))
-                    break
-                fell = fell or verdict.decision
-        decision = Decision("verified") if right else fell or Decision("format", "it got no input")
-        done.append(replace(record, instances=tuple(right) if right else (), decision=decision))
+            answers = next(planned), next(direct)
+            verdicts = [verifier.judge(record.instruction, instance.input, answer) for answer in answers]
+            passed = [verdict.passed for verdict in verdicts]
+            counts["right by plan"] += passed[0]
+            counts["right directly"] += passed[1]
+            if any(passed):
+                right.append(Instance(instance.input, answers[passed.index(True)], "O1", True))
+            else:
+                fault = verdicts[1].decision or fault
+        decision = Decision("verified") if right else fault
+        scores = {**record.scores, **counts}
+        done.append(replace(record, instances=tuple(right), scores=scores, decision=decision))
     return done
 
 
@@ -207,11 +224,13 @@ def answered_by_interpreter(records: Sequence[Record], verifier: Verifier) -> li
 
 
 def answered_unverified(loaded: LoadedModel, records: Sequence[Record], config: ConstructConfig) -> list[Record]:
-    """The model's direct answers; for "consistency", those that enough of its samples agree on."""
-    done = []
+    """The model's direct answers without those that repeat the input, as in Self-Instruct; for "consistency",
+    those that enough of its samples agree on."""
+    done, votes = [], config.propose.votes
     for record in propose.with_answers(loaded, records, config.propose):
         least = config.agreement if config.arm == "consistency" else 0
-        kept = tuple(i for i in record.instances if i.output and (i.votes or 0) / config.propose.votes >= least)
+        said = [instance for instance in record.instances if instance.output not in ("", instance.input)]
+        kept = tuple(instance for instance in said if (instance.votes or 0) / votes >= least)
         code = "consistent" if config.arm == "consistency" else "unverified"
         decision = Decision(code) if kept else _without_answer(record)
         done.append(replace(record, instances=kept, decision=decision))
@@ -222,6 +241,10 @@ def _without_answer(record: Record) -> Decision:
     """Why none of its instances is kept; they have the model's answers."""
     if not record.instances:
         return Decision("format", "it got no input")
+    if all(instance.output in ("", instance.input) for instance in record.instances) and any(
+        instance.output for instance in record.instances
+    ):
+        return Decision("echo")
     if any(instance.output for instance in record.instances):
         return Decision("inconsistent")
     return Decision("cut", "no answer came to an end")

@@ -115,6 +115,29 @@ def test_no_more_instructions_pass_than_are_wanted(arm, monkeypatch, rounds):
 
 
 @pytest.mark.parametrize("arm", OWN_ARMS)
+def test_no_list_that_an_exam_may_ask_is_an_input(arm, rounds, monkeypatch):
+    """The scripted model writes inputs of training only, so here those with a 10 are said to be for exams."""
+
+    def lists(records: list[Record]) -> set[str]:
+        return {instance.input for record in records for instance in record.instances if " " in instance.input}
+
+    assert any("10" in text.split() for text in lists(rounds[arm]))
+    pretended = lambda text: "test" if "10" in text.split() else "train"
+    monkeypatch.setattr("instruct.construct.pool_of", pretended)
+    guarded = lists(kept(constructed(arm, monkeypatch)))
+    assert guarded and not any("10" in text.split() for text in guarded)
+
+
+def test_the_wrong_answers_of_the_model_are_counted(rounds):
+    judged = [record for record in rounds["verified"] if "answers" in record.scores]
+    answers, plan, direct = (
+        sum(record.scores[name] for record in judged) for name in ("answers", "right by plan", "right directly")
+    )
+    right = sum(len(record.instances) for record in judged)
+    assert max(plan, direct) <= right <= min(answers, plan + direct) and right < answers
+
+
+@pytest.mark.parametrize("arm", OWN_ARMS)
 def test_inputs_are_different_and_bounded(arm, rounds):
     for record in kept(rounds[arm]):
         assert len({instance.input for instance in record.instances}) == len(record.instances) <= 4

@@ -186,7 +186,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--searched", type=int, default=40, help="tasks of induction with search (default 40)")
     parser.add_argument("--people", type=Path, help="folder of the public instruction-induction tasks")
     parser.add_argument("--rouge", type=Path, help="figures of instruct.rouge_bench, to be shown too")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     config = load(RoundsConfig, arguments.config, arguments.overrides)
     arms = arguments.arms.split(",")
     if unknown := sorted(set(arms) - set(ARMS)):
