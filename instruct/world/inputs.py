@@ -24,6 +24,7 @@ from random import Random
 from instruct.world import lexicon, plans, sentences, tables
 from instruct.world.operation import TYPES, Undefined, is_a
 from instruct.world.program import TRUTH, Program, World
+from instruct.world.word_lists import CLASSES
 
 POOLS = ("train", "test", "probe")
 #: Types of which every pool holds all there are.
@@ -121,8 +122,10 @@ def any_list(rng: Random, language: str) -> str:
 
 
 def words(rng: Random, language: str) -> str:
-    """Three to five words, many of them of one category, now and then one that repeats another."""
-    some = lexicon.words_of(rng.choice(lexicon.CATEGORIES), language)
+    """Three to five words, many of them of one category, half of the time one that operations ask for; now and then one
+    that repeats another."""
+    category = rng.choice(CLASSES if rng.random() < 0.5 else lexicon.CATEGORIES)
+    some = lexicon.words_of(category, language)
     others = everyday(language) if rng.random() < 0.6 else some
     return " ".join(_repeat_one([rng.choice(rng.choice((some, others))) for _ in range(rng.randint(3, 5))], rng))
 
