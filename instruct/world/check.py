@@ -94,7 +94,7 @@ class RoundTrips:
             "steps": len(self.world.steps()),
             "read_per_second": round(programs / self.seconds["read"]),
             "said_per_second": round(programs / self.seconds["say"]),
-            "machine": platform.platform(),
+            "machine": f"{platform.machine()}, {platform.system()}",
             "python": platform.python_version(),
             "faults": [list(fault) for fault in self.faults],
         }
