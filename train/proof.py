@@ -163,7 +163,7 @@ def evidence(config: RoundsConfig, written: int, searched: int, people: Path | N
     ]
     programs = {"single operations": course.splits.singles, "held-out compositions": course.splits.held_out}
     induced = {
-        name: induction_table(last, course, sorted(group)[:INDUCED], searched, 8, one.seed)
+        name: induction_table(last, course, sorted(group, key=str)[:INDUCED], searched, 8, one.seed)
         for name, group in programs.items()
     }
     if people is not None:

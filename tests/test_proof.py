@@ -1,0 +1,46 @@
+"""The figures of the proof, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs import UserError
+from instruct.exam import KINDS
+from train.proof import gain, main
+from train.proof_report import markdown
+
+
+def marks(value: float) -> dict:
+    return {kind: {"asked": 10, "direct": value, "plan": value / 2} for kind in KINDS}
+
+
+def table(**last: list[float]) -> dict:
+    """Arms with a base of 0.1 and these marks after one round, one for each seed."""
+    return {arm: {"marks": [[marks(0.1), marks(v)] for v in values], "rounds": []} for arm, values in last.items()}
+
+
+def test_points_share_and_seeds_by_hand():
+    found = gain(table(seeds=[0.2, 0.4, 0.3], verified=[0.5, 0.6, 0.2], interpreter=[0.7, 0.5, 0.6]))
+    assert found["points"] == pytest.approx(100 * (0.3 + 0.2 - 0.1) / 3)
+    assert found["recovered_fraction"] == pytest.approx(0.4 / 0.9)
+    assert (found["seeds"], found["seeds_positive"]) == (3, 2)
+    low, high = found["interval"]
+    assert low == pytest.approx(-10) and low < found["points"] < high == pytest.approx(30)
+    assert found["arms"]["verified"]["open"]["plan"] == [[0.05, 0.25], [0.05, 0.3], [0.05, 0.1]]
+
+
+def test_without_a_ceiling_or_a_rival_nothing_is_claimed():
+    assert gain(table(seeds=[0.2], verified=[0.4]))["recovered_fraction"] is None
+    assert "points" not in gain(table(verified=[0.4]))
+
+
+def test_the_page_says_the_gain():
+    found = gain(table(seeds=[0.2, 0.2], verified=[0.5, 0.5], interpreter=[0.6, 0.6]))
+    page = markdown({"gain": found, "command": "c", "seeds_done": 2, "machine": {}}, pictures=False)
+    assert "**+30.0 points**" in page and "2 of 2 seeds" in page and "75% of what the interpreter" in page
+
+
+@pytest.mark.parametrize("arguments", [["--arms", "best"], ["--seeds", "0"]])
+def test_wrong_input_is_one_sentence(arguments):
+    with pytest.raises(UserError):
+        main(["configs/construct.toml", *arguments])
