@@ -355,8 +355,15 @@ def test_two_ranks_write_the_same_records_as_one(whole, tmp_path):
 
 def test_wrong_settings_are_named_together(tmp_path):
     with pytest.raises(ConfigError) as raised:
-        tiny(tmp_path, "own_share=1", "rounds=-1", "exam=0", "model.causal=false")
-    for part in ("own_share must lie", "rounds must not be negative", "exam must be positive", "model.causal"):
+        tiny(tmp_path, "own_share=1", "rounds=-1", "exam=0", "model.causal=false", "base.threads=7")
+    named = (
+        "own_share must lie",
+        "rounds must not be negative",
+        "exam must be positive",
+        "model.causal",
+        "base.threads",
+    )
+    for part in named:
         assert part in str(raised.value)
 
 

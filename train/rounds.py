@@ -61,7 +61,7 @@ class RoundsConfig:
     rounds      how many; 0 trains the base only
     own_share   share of the lessons of a round that the model's own items give; the rest are of the seeds
     exam        questions of each kind that an exam asks
-    base, train  how the base and each round are trained
+    base, train  how the base and each round are trained; device and threads are those of `train` for both
     """
 
     run: str = "runs/rounds"
@@ -91,6 +91,11 @@ class RoundsConfig:
             problems.append(f"rounds must not be negative, got {self.rounds}")
         if not self.model.causal:
             problems.append("model.causal must be true: an encoder cannot write instructions")
+        problems += [
+            f"base.{name} is not read, train.{name} holds for the whole process; leave it out"
+            for name, default in (("device", "auto"), ("threads", 0))
+            if getattr(self.base, name) not in (default, getattr(self.train, name))
+        ]
         check(problems)
 
 
