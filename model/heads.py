@@ -1,13 +1,17 @@
 """What stands on the trunk: small modules that turn hidden vectors (B, T, C) into what a task needs.
 
 A model is a trunk and a head. `LanguageModel` predicts tokens: the next one on a causal trunk (GPT), the hidden ones
-on a bidirectional trunk (BERT), with the same loss over (targets, weights).
+on a bidirectional trunk (BERT), with the same loss over (targets, weights). `Classifier` names the classes of a text;
+`SpanReader` finds where in a text an answer begins and ends.
 """
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, get_args
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kernels.loss import linear_cross_entropy
@@ -16,6 +20,8 @@ from model.config import ModelConfig
 from model.transformer import Linear, Norm, Transformer, initialise, widen
 
 HeadName = Literal["language", "masked"]
+LANGUAGE_HEADS: tuple[str, ...] = get_args(HeadName)
+HEADS = (*LANGUAGE_HEADS, "classes", "spans")  # `head_name` of all models
 
 
 class LanguageHead(nn.Module):
@@ -72,3 +78,72 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """tokens (B, T) -> logits (B, T, V) float32; arguments as in `Transformer.forward`."""
         return self.head(self.trunk(tokens, documents, positions, cache))
+
+
+class Classifier(nn.Module):
+    """A trunk that names the classes of a text: N scores of the mean of its hidden vectors.
+
+    classes: their names. multiple: whether each class is a question of its own (binary cross-entropy, several or no
+    classes a text) or exactly one is right (cross-entropy).
+
+    The mean over the real tokens serves both kinds of trunk. The first token would not: in a causal trunk it has seen
+    nothing but itself, and our masked pretraining never asks anything of it.
+    """
+
+    head_name = "classes"
+
+    def __init__(self, config: ModelConfig, classes: Sequence[str], multiple: bool = False):
+        super().__init__()
+        self.config, self.classes, self.multiple = config, tuple(classes), multiple
+        self.trunk = Transformer(config)
+        self.head = Linear(config.width, len(self.classes))
+        initialise(self.head, config)
+
+    def forward(self, tokens: Tensor, documents: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """tokens (B, T), one text a row -> logits (B, N) float32; arguments as in `Transformer.forward`."""
+        hidden = widen(self.trunk(tokens, documents, positions))
+        real = torch.ones_like(tokens, dtype=torch.bool) if documents is None else documents >= 0
+        total = hidden.masked_fill(~real[..., None], 0).sum(1)
+        return self.head(total / real.sum(1, keepdim=True).clamp(min=1))
+
+    def losses(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Of each text, in nats: logits (B, N), targets (B, N) floating, 1 for its classes and 0 for others -> (B,).
+
+        Cross-entropy, or the mean over all classes of their binary cross-entropies.
+        """
+        if self.multiple:
+            return F.binary_cross_entropy_with_logits(logits, targets.to(logits.dtype), reduction="none").mean(-1)
+        return F.cross_entropy(logits, targets.to(logits.dtype), reduction="none")
+
+
+class SpanReader(nn.Module):
+    """A trunk that finds a span: two scores of each token, for being the first and the last of it (Devlin et al. 2019).
+
+    On a causal trunk the question must stand before the text.
+    """
+
+    head_name = "spans"
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.trunk = Transformer(config)
+        self.head = Linear(config.width, 2)
+        initialise(self.head, config)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        candidates: Tensor,
+        documents: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """tokens (B, T), candidates (B, T) bool -> two log-probabilities (B, T) float32, of start and of end: 1 in sum
+        over the candidates, -inf elsewhere. Every row needs a candidate.
+        """
+        scores = widen(self.head(self.trunk(tokens, documents, positions)))
+        scores = scores.masked_fill(~candidates[..., None], -torch.inf).log_softmax(1)
+        return scores[..., 0], scores[..., 1]
+
+
+Model = LanguageModel | Classifier | SpanReader

@@ -2,6 +2,7 @@
 
     loaded = load_run("runs/demo/sft")
     loaded.model, loaded.tokenizer, loaded.chat
+    load_run("runs/demo/classify", heads=["classes"]).model.classes
 
 What it leaves out: checkpoints of other programs, and weights that lie on several devices.
 """
@@ -9,9 +10,10 @@ What it leaves out: checkpoints of other programs, and weights that lie on sever
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any
 
 import torch
 
@@ -19,7 +21,7 @@ from configs import UserError, from_dict, to_dict
 from data.chat import ChatFormat
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
-from model.heads import HeadName, LanguageModel
+from model.heads import HEADS, LANGUAGE_HEADS, Classifier, LanguageModel, Model, SpanReader
 from model.storage import MANIFEST, decode_tensors, encode_tensors, newest_intact, read_folder
 
 WEIGHTS, DESCRIPTION, TOKENIZER, CHAT = "model.safetensors", "model.json", "tokenizer.model", "chat.json"
@@ -29,13 +31,13 @@ WEIGHTS, DESCRIPTION, TOKENIZER, CHAT = "model.safetensors", "model.json", "toke
 class LoadedModel:
     """A model with what belongs to it. `folder` is the checkpoint that it came from."""
 
-    model: LanguageModel
+    model: Model
     tokenizer: Tokenizer
     chat: ChatFormat
     folder: Path
 
 
-def model_files(model: LanguageModel, tokenizer: Tokenizer, chat: ChatFormat) -> dict[str, bytes]:
+def model_files(model: Model, tokenizer: Tokenizer, chat: ChatFormat) -> dict[str, bytes]:
     """The files of a checkpoint that make a model usable; `load_run` reads them.
 
     The weights of a model that is sharded over ranks are not among them: gathering them takes all ranks, and the
@@ -44,6 +46,7 @@ def model_files(model: LanguageModel, tokenizer: Tokenizer, chat: ChatFormat) ->
     description = {
         "config": to_dict(model.config),
         "head": model.head_name,
+        **({"classes": model.classes, "multiple": model.multiple} if isinstance(model, Classifier) else {}),
         "tokenizer_sha256": tokenizer.sha256,
     }
     parameters = dict(model.named_parameters())
@@ -56,11 +59,17 @@ def model_files(model: LanguageModel, tokenizer: Tokenizer, chat: ChatFormat) ->
     }
 
 
-def load_run(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> LoadedModel:
+def load_run(
+    path: str | Path,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    heads: Collection[str] = LANGUAGE_HEADS,
+) -> LoadedModel:
     """The model of a run folder (its newest intact checkpoint) or of one checkpoint folder.
 
-    device: "cpu" or "cuda". dtype: of parameters and activations.
-    Raises UserError when there is none, it is damaged, its parts do not belong together, or the device is not there.
+    device: "cpu" or "cuda". dtype: of parameters and activations. heads: what the caller can use, of `HEADS`.
+    Raises UserError when there is none, it is damaged, its parts do not belong together, it has another head, or the
+    device is not there.
     """
     path, target = Path(path), find_device(device)
     names = [WEIGHTS, DESCRIPTION, TOKENIZER, CHAT]
@@ -72,6 +81,9 @@ def load_run(path: str | Path, device: str = "cpu", dtype: torch.dtype = torch.f
             raise UserError(f"there is no checkpoint in {path}; give the folder of a run that has trained")
         folder, files = found
     model, tokenizer, chat = model_from_files(files, folder)
+    if model.head_name not in heads:
+        needed = " or ".join(map(repr, heads))
+        raise UserError(f"{path} holds a model with the head {model.head_name!r}; use one with {needed}")
     model.to(device=target, dtype=dtype)
     model.trunk.compute_dtype = dtype
     return LoadedModel(model.eval(), tokenizer, chat, folder)
@@ -86,14 +98,16 @@ def find_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def model_from_files(files: dict[str, bytes], folder: Path) -> tuple[LanguageModel, Tokenizer, ChatFormat]:
+def model_from_files(files: dict[str, bytes], folder: Path) -> tuple[Model, Tokenizer, ChatFormat]:
     """Build the model that `model_files` described; `folder` is named in errors."""
     try:
         description = json.loads(files[DESCRIPTION])
         config, head = from_dict(ModelConfig, description["config"]), description["head"]
         chat = from_dict(ChatFormat, json.loads(files[CHAT]))
-        if head not in get_args(HeadName):
+        if head not in HEADS:
             raise ValueError(f"unknown head {head!r}")
+        if head == "classes":
+            _require_classes(description["classes"], description["multiple"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder}/{DESCRIPTION} does not describe a model of this version ({error})") from None
     tokenizer = Tokenizer(files[TOKENIZER])
@@ -104,15 +118,27 @@ def model_from_files(files: dict[str, bytes], folder: Path) -> tuple[LanguageMod
         raise UserError(f"{folder} holds another architecture: {config.layers} layers in {len(tensors)} tensors")
     try:
         with torch.device("meta"):
-            model = LanguageModel(config, head)
+            model = _build(config, description)
     except RuntimeError as error:  # more numbers than can be counted
         raise UserError(f"{folder}/{DESCRIPTION} describes a model that cannot be ({error})") from None
     require_same(model, tensors, str(folder))  # before there is memory for it
     model.to_empty(device="cpu")
-    if config.tie:
+    if config.tie and isinstance(model, LanguageModel):
         model.head.output.weight = model.trunk.embedding.weight
     load_weights(model, tensors, str(folder))
     return model, tokenizer, chat
+
+
+def _require_classes(classes: Any, multiple: Any) -> None:
+    named = isinstance(classes, list) and classes and all(isinstance(name, str) for name in classes)
+    if not named or type(multiple) is not bool:
+        raise ValueError("its classes have no names")
+
+
+def _build(config: ModelConfig, description: dict[str, Any]) -> Model:
+    if description["head"] == "classes":
+        return Classifier(config, description["classes"], description["multiple"])
+    return SpanReader(config) if description["head"] == "spans" else LanguageModel(config, description["head"])
 
 
 @torch.no_grad()
