@@ -23,20 +23,27 @@ argument; to ask, leave it out:
 | back-translate | input and output, or a text | the instruction it answers | Humback, Li et al. 2023 |
 | induce | pairs of input and output | the instruction | Honovich et al. 2022 |
 | plan | instruction | simpler instructions, one a line | |
+| construct | question, a quoted text in it hidden | its input, if that stands in it; simpler instructions | |
+| sentence | question, short answer | the answer as a sentence | |
 
 The wording of the parts is fixed here: whoever asks uses the same layout as whoever taught.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
+from configs import UserError
 from data.chat import Conversation, Message
 
 ARROW = " -> "
 LANGUAGES = {"en": "English", "zh": "中文"}
 SHOWN = 8  # instructions in a list that is to be continued
 NO_INPUT = "-"  # what stands for the input of an instruction that needs none
+INPUT = "input: "  # begins the line of "construct" that says what the first step is given
+HIDDEN = "…"  # what the model sees of a text in quotes, and what it then calls it
+QUOTES = '"“”„‟「」『』＂«»'
 
 
 def request(instruction: str, given: str = "") -> str:
@@ -107,6 +114,43 @@ def induce(pairs: Iterable[tuple[str, str]], language: str, instruction: str | N
 
 def plan(instruction: str, language: str, steps: Sequence[str] | None = None) -> Conversation:
     return _lesson("plan", instruction, None if steps is None else "\n".join(steps), language)
+
+
+def construct(
+    question: str, language: str, given: str | None = None, steps: Sequence[str] | None = None
+) -> Conversation:
+    """`question`: an instruction whose input is given elsewhere, or a question that holds it, in which a quoted text
+    is hidden (`hide_quoted`). `given`: the input that the question holds (`HIDDEN`: the quoted text); None for none."""
+    chain = [] if given is None else [INPUT + given]
+    return _lesson("construct", question, None if steps is None else "\n".join([*chain, *steps]), language)
+
+
+def split_chain(text: str) -> tuple[str | None, tuple[str, ...]]:
+    """What "construct" says, taken apart: the input that it names (None for none), and the steps."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if lines and lines[0].startswith(INPUT.strip()):
+        return lines[0].removeprefix(INPUT.strip()).strip(), tuple(lines[1:])
+    return None, tuple(lines)
+
+
+def hide_quoted(text: str) -> tuple[str, str | None]:
+    """(the text with what stands in its quotes hidden, the hidden text); (text, None) where there are no quotes.
+
+    What is quoted is data: whoever writes a chain does not see it, so nothing in it can change the chain.
+    Raises UserError where it is not clear what is quoted: quotes that do not close, or several.
+    """
+    places = [found.start() for found in re.finditer(f"[{QUOTES}]", text)]
+    if not places:
+        return text, None
+    if len(places) != 2:
+        fault = "has a quote that does not close" if len(places) % 2 else "quotes more than one text"
+        raise UserError(f"the question {fault}: quote its input once, or give it as the input")
+    start, end = places
+    return text[: start + 1] + HIDDEN + text[end:], text[start + 1 : end]
+
+
+def sentence(question: str, answer: str, language: str, said: str | None = None) -> Conversation:
+    return _lesson("sentence", request(question, answer), said, language)
 
 
 def pair(given: str, output: str) -> str:

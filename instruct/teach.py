@@ -7,6 +7,10 @@ the rest writing, rewriting, taking apart and guessing. All texts come from the 
 another record with the same behaviour, a plan is made of records of single operations, a deeper instruction is one
 whose program begins with its parent's. So what a model is taught is what its records hold, and nothing else; records
 without programs (free text) give the parts that need none.
+
+Two parts, taught on request (`ON_REQUEST`), say in words of the world's grammar what a record holds: a question with
+the record's input inside it ("What is the capital of France?"), and its answer as a sentence. People ask in more ways
+than the grammar, so some of these questions are in words of `ASKED`, which the parser cannot read.
 """
 
 from __future__ import annotations
@@ -14,11 +18,18 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, cached_property
 
 from configs import UserError
 from data.chat import Conversation
 from instruct import lessons
 from instruct.records import Record
+from instruct.world.grammar import Grammar, finish, has_tail, is_plural
+from instruct.world.inputs import NAMED
+from instruct.world.operation import is_a
+from instruct.world.program import Program, world
+from instruct.world.splits import LOOKUPS
+from instruct.world.wording import OBJECT, literal_forms
 
 #: Shares of the parts; those that the records cannot fill go to `execute`.
 SHARES = {
@@ -36,6 +47,9 @@ SHARES = {
     "back-translate": 0.02,
     "classify": 0.01,
 }
+#: Shares of parts that are taught only where `parts` names them. A model that shall answer questions by chains of its
+#: own is taught with parts=(*SHARES, *ON_REQUEST).
+ON_REQUEST = {"construct": 0.16, "sentence": 0.04}
 OWN_PARTS = ("execute", "bare", "induce", "input", "continue", "back-translate")  # what the model's own items teach
 PAIRS = 5
 
@@ -52,7 +66,7 @@ def teach(
     if not drawn.answered:
         raise UserError("none of the records has an answer: there is nothing to teach")
     makers = {part: maker for part, maker in drawn.makers().items() if part in parts} or {"execute": drawn.execute}
-    weights = [SHARES[part] for part in makers]
+    weights = [(SHARES | ON_REQUEST)[part] for part in makers]
     chosen = rng.choices(list(makers), weights, k=count)
     return [makers[part](rng) or drawn.execute(rng) for part in chosen]
 
@@ -74,6 +88,7 @@ class _Drawn:
         beginnings = _grouped(self.composed, lambda r: (len(_steps(r)), _steps(r)[0], r.lang))
         self.alike = _varied(beginnings, lambda r: r.behaviour)
         self.deeper = list(self._deeper())
+        self.programs = [r for r in self.open if r.program]
 
     def _deeper(self) -> Iterator[tuple[Record, Record]]:
         """(parent, child): the child's program is the parent's and one step more at its end."""
@@ -105,6 +120,8 @@ class _Drawn:
             makers["classify"] = self.classify
         if self.classes:
             makers |= {"label": self.label, "input for": self.input_for}
+        if self.programs and self.single:
+            makers |= {"construct": self.construct, "sentence": self.sentence}
         return makers
 
     def execute(self, rng: random.Random) -> Conversation:
@@ -140,11 +157,13 @@ class _Drawn:
 
     def plan(self, rng: random.Random) -> Conversation | None:
         record = rng.choice(self.composed)
+        texts = self._in_steps(record, rng)
+        return lessons.plan(record.instruction, record.lang or "en", texts) if texts else None
+
+    def _in_steps(self, record: Record, rng: random.Random) -> list[str] | None:
+        """An instruction for each step of its program; None where a step has none of its own."""
         steps = [self.single.get((step, record.lang)) for step in _steps(record)]
-        if not all(steps):
-            return None
-        texts = [rng.choice(choices).instruction for choices in steps if choices]
-        return lessons.plan(record.instruction, record.lang or "en", texts)
+        return [rng.choice(choices).instruction for choices in steps if choices] if all(steps) else None
 
     def deepen(self, rng: random.Random) -> Conversation:
         parent, child = rng.choice(self.deeper)
@@ -171,6 +190,37 @@ class _Drawn:
         if not instance.input:
             return None
         return lessons.give_input_for(record.instruction, instance.output, record.lang or "en", instance.input)
+
+    def construct(self, rng: random.Random) -> Conversation | None:
+        """Half of the time an instruction as it is, half of the time a question that holds its input."""
+        record = rng.choice(rng.choice(self.by_program))
+        texts = self._in_steps(record, rng)
+        if not texts:
+            return None
+        if rng.random() < 0.5:
+            return lessons.construct(record.instruction, record.lang or "en", None, texts)
+        literal = rng.choice([i.input for i in record.instances if i.input and i.output])
+        question, hidden = lessons.hide_quoted(_closed_question(record, literal, rng))
+        return lessons.construct(question, record.lang or "en", literal if hidden is None else lessons.HIDDEN, texts)
+
+    @cached_property
+    def by_program(self) -> list[list[Record]]:
+        """Every program is equally likely, however many wordings it has."""
+        return list(_grouped(self.programs, lambda r: (r.program, r.lang)).values())
+
+    @cached_property
+    def facts(self) -> list[list[Record]]:
+        return [group for group in self.by_program if _is_fact(Program.read(group[0].program or ""))]
+
+    def sentence(self, rng: random.Random) -> Conversation | None:
+        if not self.facts:
+            return None
+        record = rng.choice(rng.choice(self.facts))
+        program, language = Program.read(record.program or ""), record.lang or "en"
+        literal, answer = rng.choice([(i.input, i.output) for i in record.instances if i.input and i.output])
+        question = _closed_question(record, literal, rng)
+        said = in_words(program, literal, answer, question, language)
+        return lessons.sentence(question, answer, language, said)
 
     def _record(self, rng: random.Random) -> Record:
         """Every meaning is equally likely, however many wordings it has."""
@@ -212,3 +262,68 @@ def _grouped(records: Sequence[Record], key: Callable[[Record], object]) -> dict
 def _varied(groups: dict[object, list[Record]], what: Callable[[Record], object]) -> dict[object, list[Record]]:
     """The groups in which not all records are the same."""
     return {key: group for key, group in groups.items() if len({what(record) for record in group}) > 1}
+
+
+# Questions that hold their input, and answers in sentences -----------------------------------------------------------
+
+#: Questions around a noun that people ask and the grammar does not know; those of "place" only where one is asked for.
+ASKED = {
+    "en": {"": ("Which is {n}?", "What's {n}?", "{n}?"), "place": ("Which place is {n}?",)},
+    "zh": {"": ("{n}是哪个？", "{n}叫什么？", "{n}？"), "place": ("{n}是哪里？", "{n}在哪里？")},
+}
+PLACES = ("city", "country", "continent")
+
+
+def _closed_question(record: Record, literal: str, rng: random.Random) -> str:
+    """A question for the record's program that holds its input: the grammar's words, or now and then those of `ASKED`
+    where the answer is a fact."""
+    program, language = Program.read(record.program or ""), record.lang or "en"
+    nouns = noun_phrases(program, language) if _is_fact(program) else []
+    if nouns and rng.random() < 0.4:
+        place = any(is_a(world().signature(program).gives, kind) for kind in PLACES)
+        frames = ASKED[language][""] + (ASKED[language]["place"] if place else ())
+        return finish(rng.choice(frames).replace("{n}", rng.choice(nouns)), language, literal)
+    return _grammar().phrase(program, rng, language, literal=literal)
+
+
+def noun_phrases(program: Program, language: str) -> list[str]:
+    """What the result of a program is called, `OBJECT` for its input: "the currency of the country whose capital
+    is {x}"; without words that are held out. [] where one of its steps has no noun."""
+    found = list(literal_forms(world().signature(program).takes, language))
+    tails = [False] * len(found)
+    for step in program.steps:
+        phrases = world().operation(step).phrases(language)
+        said, tailed = [], []
+        for noun in phrases.nouns:
+            tail = has_tail(noun, language)
+            for inner, inner_tail in zip(found, tails):
+                if noun != phrases.held_out and not (tail and inner_tail):
+                    said.append(noun.replace("{k}", phrases.say(step.argument)).replace("{x}", inner))
+                    tailed.append(tail or inner_tail)
+        found, tails = said, tailed
+    return found
+
+
+def in_words(program: Program, literal: str, answer: str, question: str, language: str) -> str:
+    """The answer to a question as a sentence, around the noun that the question uses (the program's first one where it
+    uses none): "The capital of France is Paris." to a question, "Paris is the capital of France." to an order."""
+    nouns = [noun.replace(OBJECT, literal) for noun in noun_phrases(program, language)]
+    noun = max(nouns, key=lambda each: (each.lower() in question.lower()) * len(each))
+    verb = ("are" if is_plural(noun) else "is") if language == "en" else "是"
+    words = (noun, verb, answer) if question.endswith(("?", "？")) else (answer, verb, noun)
+    text = " ".join(words) + "." if language == "en" else "".join(words) + "。"
+    return text[0].upper() + text[1:]
+
+
+@cache
+def _is_fact(program: Program) -> bool:
+    """Whether a name or a number leads to something that must have been read, and this has a noun."""
+    operations = [world().operation(step) for step in program.steps]
+    named = world().signature(program).takes in {*NAMED, "number"}
+    known = named and all(each.family in LOOKUPS for each in operations)
+    return known and all(bool(noun_phrases(program, language)) for language in ("en", "zh"))
+
+
+@cache
+def _grammar() -> Grammar:
+    return Grammar(world())

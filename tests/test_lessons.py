@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from configs import UserError
 from data.chat import ChatFormat, encode, prompt
 from instruct import lessons
 from tests.oracle import Letters, part_of
@@ -23,6 +24,8 @@ PARTS = {
     "back-translate": (lambda *wanted, language: lessons.backtranslate("3 1 -> 1 3", language, *wanted), "Sort them."),
     "induce": (lambda *wanted, language: lessons.induce([("3 1", "1 3"), ("2", "2")], language, *wanted), "Sort."),
     "plan": (lambda *wanted, language: lessons.plan("Sort, then add.", language, *wanted), ["Sort.", "Add."]),
+    "construct": (lambda *wanted, language: lessons.construct("Age of Al?", language, *wanted), ("Al", ["Find it."])),
+    "sentence": (lambda *wanted, language: lessons.sentence("Age of Al?", "7", language, *wanted), "It is 7."),
     "execute": (lambda *wanted, language: lessons.execute("Sort them.", "3 1", *wanted), "1 3"),
 }
 CHAT = ChatFormat()
@@ -38,12 +41,12 @@ def test_a_request_can_be_taken_apart_again(instruction, given):
 @pytest.mark.parametrize("part", PARTS)
 def test_a_prompt_is_the_beginning_of_its_row_and_the_rest_is_what_is_learnt(part, language, small_tokenizer):
     ask, wanted = PARTS[part]
-    row = encode(ask(wanted, language=language), small_tokenizer, CHAT)
+    row = encode(ask(*(wanted if part == "construct" else (wanted,)), language=language), small_tokenizer, CHAT)
     asked = prompt(ask(language=language), small_tokenizer, CHAT)
     assert row.ids[: len(asked)].tolist() == asked
     assert row.weights[: len(asked)].sum() == 0 and row.weights[len(asked) :].all()
     learnt = small_tokenizer.decode(row.ids[len(asked) : -1].tolist())
-    assert learnt == {"classify": "yes", "plan": "Sort.\nAdd."}.get(part, wanted)
+    assert learnt == {"classify": "yes", "plan": "Sort.\nAdd.", "construct": "input: Al\nFind it."}.get(part, wanted)
 
 
 def test_each_part_names_itself_and_its_language():
@@ -76,3 +79,22 @@ def test_a_list_is_numbered_from_one():
 
 def test_the_tokenizer_of_the_oracle_reads_what_it_wrote():
     assert Letters().decode(Letters().encode("a 中\n-")) == "a 中\n-"
+
+
+@given(LINES.map(str.strip).filter(bool), st.lists(st.sampled_from(["Sort it.", "求和。"]), min_size=1), st.booleans())
+def test_a_chain_can_be_taken_apart_again(given, steps, has_input):
+    said = lessons.construct("q", "en", given if has_input else None, steps).messages[-1].content
+    assert lessons.split_chain(f" {said} \n\n") == (given if has_input else None, tuple(steps))
+    assert lessons.split_chain("") == (None, ()) and lessons.split_chain("input:") == ("", ())
+
+
+@pytest.mark.parametrize("quotes", ['""', "“”", "「」", "『』", "„“", "«»", "＂＂"])
+def test_what_is_quoted_once_is_hidden_and_nothing_else(quotes):
+    start, end = quotes
+    for text in ("3 1", "", "Ignore this. Don't!"):
+        hidden, found = lessons.hide_quoted(f"Sort Al's {start}{text}{end}.")
+        assert (hidden, found) == (f"Sort Al's {start}…{end}.", text)
+    assert lessons.hide_quoted("Sort Al's list.") == ("Sort Al's list.", None)
+    for text, fault in ((f"a{start}b", "does not close"), (f"{quotes} {quotes}", "more than one")):
+        with pytest.raises(UserError, match=fault):
+            lessons.hide_quoted(text)

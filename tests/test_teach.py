@@ -10,9 +10,11 @@ import pytest
 from configs import UserError
 from instruct import lessons
 from instruct.records import Instance, Record
-from instruct.teach import OWN_PARTS, PAIRS, SHARES, teach
+from instruct.teach import ON_REQUEST, OWN_PARTS, PAIRS, SHARES, in_words, noun_phrases, teach
+from instruct.world.human import HUMAN
 from instruct.world.inputs import CLOSED, pool_of
-from instruct.world.program import Program
+from instruct.world.parse import Unreadable
+from instruct.world.program import Program, world
 from tests.oracle import part_of, shared_course, shared_seeds
 
 COUNT = 4000
@@ -171,3 +173,100 @@ def test_nothing_of_a_test_is_taught(taught, course, seeds, by_text):
     seen = [(program, text) for program, text in seen if course.world.signature(program).takes not in CLOSED]
     assert len(seen) > 200
     assert {pool_of(text) for _, text in seen} == {"train"}
+
+
+# Parts that are taught on request ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def requested(seeds):
+    """The lessons of the parts on request: (language, what is given, what is wanted)."""
+    found: dict[str, list[tuple[str, str, str]]] = {part: [] for part in ON_REQUEST}
+    for lesson in teach(seeds, 3000, parts=tuple(ON_REQUEST)):
+        part, language = part_of(lesson)
+        if part != "execute":
+            found[part].append((language, lesson.messages[-2].content, lesson.messages[-1].content))
+    return found
+
+
+def test_what_is_taught_by_default_has_none_of_the_parts_on_request(seeds):
+    assert not ON_REQUEST.keys() & SHARES.keys()
+    assert teach(seeds, 600) == teach(seeds, 600, parts=tuple(SHARES))
+    assert not ON_REQUEST.keys() & {part_of(lesson)[0] for lesson in teach(seeds, 600)}
+    counts = Counter(part_of(lesson)[0] for lesson in teach(seeds, COUNT, parts=(*SHARES, *ON_REQUEST)))
+    for part, share in (SHARES | ON_REQUEST).items():
+        assert 0.3 * share < counts[part] / COUNT < share + 0.05
+
+
+def test_a_constructed_chain_does_what_the_question_asks(requested, by_text, course):
+    """In the words of the parser, that is; what it cannot read is one of the forms that only people use."""
+    parser, kinds = course.verifier.parser, Counter()
+    for language, question, said in requested["construct"]:
+        given, steps = lessons.split_chain(said)
+        program = " | ".join(by_text[step].program for step in steps)
+        assert {by_text[step].lang for step in steps} == {language}
+        if given is None:
+            assert by_text[question].program == program
+            kinds["open", len(steps)] += 1
+            continue
+        literals = [i.input for r in by_text.values() if r.program == program for i in r.instances if i.input]
+        literal = given if given != lessons.HIDDEN else literals[0]
+        if given != lessons.HIDDEN:
+            assert given in question and given in literals
+        try:
+            reading = parser.parse(question.replace(lessons.HIDDEN, literal))
+        except Unreadable:
+            kinds["as people ask", len(steps)] += 1
+            assert course.world.by_name[program].family == "facts"
+            continue
+        assert (str(reading.program), reading.literal) == (program, literal)
+        kinds["hidden" if given == lessons.HIDDEN else "bare", len(steps)] += 1
+    assert kinds.keys() >= {(kind, n) for kind in ("open", "hidden") for n in (1, 2)} | {("bare", 1)}
+    assert kinds["as people ask", 1] > 5
+
+
+def test_an_answer_in_words_is_the_noun_of_the_question_and_the_answer(requested, by_text):
+    assert len({question for _, question, _ in requested["sentence"]}) > 20
+    for language, given, said in requested["sentence"]:
+        answer = lessons.split_request(given)[1]
+        assert answer in said or answer.capitalize() in said
+        assert said.endswith("." if language == "en" else "。")
+
+
+@pytest.mark.parametrize(
+    ("program", "literal", "answer", "question", "language", "sentence"),
+    [
+        ("capital", "France", "Paris", "What is the capital of France?", "en", "The capital of France is Paris."),
+        ("capital", "法国", "巴黎", "法国的首都是哪里？", "zh", "法国的首都是巴黎。"),
+        ("capital", "Peru", "Lima", "Find the capital city of Peru.", "en", "Lima is the capital city of Peru."),
+        ("capital", "法国", "巴黎", "请指出法国的首都。", "zh", "巴黎是法国的首都。"),
+        ("next_month", "May", "June", "Say what comes after May.", "en", None),
+        ("young", "cat", "kitten", 'What is the young of "cat"?', "en", 'The young of "cat" is kitten.'),
+        (
+            "country_of_capital | currency", "Paris", "euro",
+            "What is the currency of the country whose capital is Paris?", "en",
+            "The currency of the country whose capital is Paris is euro.",
+        ),
+    ],
+)  # fmt: skip
+def test_sentences(program, literal, answer, question, language, sentence):
+    said = in_words(Program.read(program), literal, answer, question, language)
+    assert said == sentence if sentence else said.startswith(f"{answer} is ") and literal in said
+
+
+def test_nouns_are_those_of_the_grammar_without_what_is_held_out(course):
+    for name in ("capital", "sum", "reverse_list | first", "capital | country_of_capital", "is_even"):
+        program = Program.read(name)
+        for language in ("en", "zh"):
+            nouns = noun_phrases(program, language)
+            operations = [world().operation(step) for step in program.steps]
+            assert bool(nouns) == all(
+                any(noun != each.phrases(language).held_out for noun in each.phrases(language).nouns)
+                for each in operations
+            )
+            assert len(set(nouns)) == len(nouns)
+
+
+def test_no_question_of_the_human_test_is_taught(requested):
+    asked = {given.split("\n")[0] for part in requested.values() for _, given, _ in part}
+    assert not asked & {human.instruction for human in HUMAN}
