@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError, dumps, load, read_toml, to_dict
+from train.classify import ClassifyConfig
+from train.extract import ExtractConfig
 from train.pretrain import PretrainConfig
 from train.rounds import RoundsConfig
 from train.sft import SftConfig
@@ -193,8 +195,14 @@ def test_the_encoding_rule_sees(line, is_wrong):
 # Configurations ------------------------------------------------------------------------------------------------------
 
 
+NAMED = {"classify": ClassifyConfig, "extract": ExtractConfig}
+
+
 def class_of(path: Path) -> type:
-    """A file with the key `init` starts from a model: it is a tuning run; one with `construct` has rounds."""
+    """A file with the key `init` starts from a model: it is a tuning run; one with `construct` has rounds. Those of
+    stages that others could be taken for are named after them."""
+    if path.stem in NAMED:
+        return NAMED[path.stem]
     keys = read_toml(path)
     return SftConfig if "init" in keys else RoundsConfig if "construct" in keys else PretrainConfig
 
@@ -209,13 +217,13 @@ def test_every_configuration_loads_and_survives_being_written(path, tmp_path):
 
 
 def test_there_are_configurations_of_every_kind():
-    assert {class_of(path) for path in CONFIGURATIONS} == {PretrainConfig, SftConfig, RoundsConfig}
+    assert {class_of(path) for path in CONFIGURATIONS} == {PretrainConfig, SftConfig, RoundsConfig, *NAMED.values()}
     assert len({load(class_of(path), path).run for path in CONFIGURATIONS}) == len(CONFIGURATIONS)
 
 
 def config_classes() -> list[type]:
     """All dataclasses that a configuration is made of."""
-    found, waiting = [], [PretrainConfig, SftConfig, RoundsConfig]
+    found, waiting = [], [PretrainConfig, SftConfig, RoundsConfig, *NAMED.values()]
     while waiting:
         cls = waiting.pop()
         if cls not in found:
@@ -259,7 +267,7 @@ def leaves(cls: type, prefix: str = "") -> list[tuple[str, object]]:
     return found
 
 
-@pytest.mark.parametrize("cls", [PretrainConfig, SftConfig], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [PretrainConfig, SftConfig, *NAMED.values()], ids=lambda cls: cls.__name__)
 def test_every_setting_is_reached_from_a_file_and_from_the_command_line(cls, tmp_path):
     """Each in both ways, by its own name: the default is accepted, and a value of no possible type is refused."""
     path = tmp_path / "c.toml"
