@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from train.ngram import END, SYMBOLS, WittenBell
+from train.ngram import END, SYMBOLS, Neighbours, WittenBell
 
 
 def by_definition(train: list[bytes], history: tuple[int, ...], symbol: int) -> float:
@@ -67,3 +67,58 @@ def test_document_ends_cost_bits():
 def test_an_order_whose_codes_would_overflow_is_refused():
     with pytest.raises(ValueError, match="between 1 and 7"):
         WittenBell([b"a"], 8)
+
+
+# Between two neighbours ----------------------------------------------------------------------------------------------
+
+BOS, EOS, HIDDEN = 0, 1, 2
+IS_TEXT = np.array([False] * 3 + [True] * 9)
+
+
+def named_by_definition(ids: list[int], left: int, right: int) -> set[int]:
+    """What may be named between the two, counting anew: the favourites of the best context that was ever seen."""
+    seen = [(a, w, b) for a, w, b in zip(ids, ids[1:], ids[2:]) if IS_TEXT[w]]
+
+    def favourites(counts: Counter) -> tuple[float, set[int]]:
+        if not counts:
+            return 1.0, set()
+        most = max(counts.values())
+        return 1 - most / (counts.total() + len(counts)), {w for w, count in counts.items() if count == most}
+
+    between = favourites(Counter(w for a, w, b in seen if (a, b) == (left, right)))[1]
+    one = favourites(Counter(w for a, w, _ in seen if a == left))
+    other = favourites(Counter(w for _, w, b in seen if b == right))
+    beside = min(one, other, key=lambda each: each[0])[1] if one[0] != other[0] else one[1] | other[1]
+    return between or beside or favourites(Counter(w for _, w, _ in seen))[1]
+
+
+def test_neighbours_name_what_the_definition_says():
+    generator = random.Random(0)
+    ids = []
+    for _ in range(40):
+        words = generator.choices(range(3, 11), weights=range(1, 9), k=generator.randint(1, 6))
+        ids += [BOS, *words, EOS]
+    model = Neighbours(np.array(ids), IS_TEXT)
+    pairs = [(left, right) for left in range(12) for right in range(12)]
+    named = model.predict(*np.array(pairs).T)
+    for (left, right), token in zip(pairs, named.tolist()):
+        assert token in named_by_definition(ids, left, right), (left, right)
+    assert {model.unigram} == named_by_definition(ids, HIDDEN, HIDDEN), "which were never seen"
+
+
+def test_the_pair_is_asked_before_one_neighbour_and_that_before_none():
+    """3 x 4 once gave 5; after 3 comes mostly 6, before 4 mostly 7; the most frequent of all is 8."""
+    ids = [BOS, 3, 5, 4, EOS, *[BOS, 3, 6, EOS] * 5, *[BOS, 7, 4, EOS, BOS, 9, 4, EOS] * 4, *[BOS, 8, EOS] * 30]
+    model = Neighbours(np.array(ids), IS_TEXT)
+    named = model.predict(np.array([3, 3, HIDDEN, HIDDEN]), np.array([4, HIDDEN, 4, HIDDEN]))
+    assert named[:2].tolist() == [5, 6] and named[2] in (7, 9) and named[3] == 8
+    assert model.predict(np.array([3]), np.array([9])).tolist() == [6], "the surer of two: nothing stood before a 9"
+
+
+def test_markers_are_never_named():
+    ids = np.array([BOS, 3, EOS, BOS, 4, EOS, BOS, 3, EOS])
+    assert set(Neighbours(ids, IS_TEXT).predict(*np.indices((12, 12)).reshape(2, -1)).tolist()) <= {3, 4}
+    with pytest.raises(ValueError, match="no text between two tokens"):
+        Neighbours(np.array([BOS, EOS, BOS, EOS]), IS_TEXT)
+    with pytest.raises(ValueError, match="too large"):
+        Neighbours(ids, np.ones(2**21, bool))

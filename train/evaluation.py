@@ -51,6 +51,10 @@ def evaluate_language(
 
 def _hits(model: LanguageModel, batch: Batch) -> torch.Tensor:
     """How many of the hidden tokens the model's first choice gets right."""
-    chosen = batch.weights > 0
-    hidden = model.trunk(batch.tokens, batch.documents, batch.positions)[chosen]
-    return (model.head(hidden[None])[0].argmax(-1) == batch.targets[chosen]).sum()
+    return (first_choices(model, batch) == batch.targets[batch.weights > 0]).sum()
+
+
+def first_choices(model: LanguageModel, batch: Batch) -> torch.Tensor:
+    """The token that the model finds likeliest at each place of weight above 0, in order: (N,) int64."""
+    hidden = model.trunk(batch.tokens, batch.documents, batch.positions)[batch.weights > 0]
+    return model.head(hidden[None])[0].argmax(-1)

@@ -9,6 +9,8 @@ down to the uniform distribution. Contexts that were never seen pass the probabi
 Symbols are the 256 bytes and the end of a document, which also stands in front of each document: the same things that
 a language model over tokens has to predict. Counts are sorted integer codes, so that training and scoring are
 whole-array operations.
+
+`Neighbours` is the same for masked prediction: which token stands between these two?
 """
 
 from __future__ import annotations
@@ -109,3 +111,60 @@ def stream_documents(stream: TokenStream, tokenizer: Tokenizer) -> list[bytes]:
     return [
         tokenizer.decode_bytes(stream.read(int(start), int(end - start)).tolist()) for start, end in pairwise(starts)
     ]
+
+
+class Neighbours:
+    """Names the token that stands between two others, with back-off: the baseline of masked prediction.
+
+    The most frequent token of the training text between these two neighbours; where they never stood so, the one beside
+    the left or the right neighbour, whichever of them leaves the smaller doubt (count over total and kinds: Witten and
+    Bell's share of what was seen); where neither was seen, the most frequent token of all (`unigram`).
+    """
+
+    def __init__(self, ids: np.ndarray, is_text: np.ndarray):
+        """ids (N,) int64: documents in a row, each with its <bos> and <eos>. is_text (V,) bool: what may be named."""
+        V = len(is_text)
+        if V >= 2**21:
+            raise ValueError(f"a vocabulary of {V} is too large: codes of three tokens overflow int64")
+        self.vocab_size = V
+        left, middle, right = ids[:-2], ids[1:-1], ids[2:]
+        chosen = is_text[middle]
+        left, middle, right = left[chosen], middle[chosen], right[chosen]
+        if not len(middle):
+            raise ValueError("there is no text between two tokens to learn from")
+        self.unigram = int(np.bincount(middle).argmax())
+        self.between = _favourites(left * V + right, middle, V)
+        self.after, self.before = _favourites(left, middle, V), _favourites(right, middle, V)
+
+    def predict(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """(N,), (N,) ids -> (N,) ids. A neighbour that says nothing, as <mask>, is one that was never seen."""
+        after, doubt_after = _favourite(self.after, left)
+        before, doubt_before = _favourite(self.before, right)
+        one = np.where(doubt_after <= doubt_before, after, before)
+        both, doubt = _favourite(self.between, left * self.vocab_size + right)
+        found = np.where(np.minimum(doubt_after, doubt_before) < 1, one, self.unigram)
+        return np.where(doubt < 1, both, found)
+
+
+@dataclass(frozen=True)
+class _Favourites:
+    """Of sorted contexts: the token that is most frequent there, and one minus its share."""
+
+    contexts: np.ndarray
+    tokens: np.ndarray
+    doubts: np.ndarray
+
+
+def _favourites(contexts: np.ndarray, tokens: np.ndarray, V: int) -> _Favourites:
+    pairs, counts = np.unique(contexts * V + tokens, return_counts=True)
+    different, first, totals = _grouped(pairs // V, counts)
+    kinds = np.diff(np.append(first, len(pairs)))
+    order = np.lexsort((pairs, -counts, pairs // V))  # in each context the most frequent token is the first
+    best = order[first]
+    return _Favourites(different, pairs[best] % V, 1 - counts[best] / (totals + kinds))
+
+
+def _favourite(table: _Favourites, contexts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Token and doubt; doubt 1 where the context was never seen."""
+    place = np.minimum(np.searchsorted(table.contexts, contexts), len(table.contexts) - 1)
+    return table.tokens[place], np.where(table.contexts[place] == contexts, table.doubts[place], 1.0)
