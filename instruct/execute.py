@@ -36,7 +36,7 @@ from pathlib import Path
 from configs import UserError, run_main
 from instruct import lessons, strategies
 from instruct.answer import Asked, say
-from instruct.strategies import STRATEGIES, Chain, Known, Settings, asking, probabilities, unfit, wrong_type
+from instruct.strategies import STRATEGIES, Chain, Embedder, Known, Settings, asking, probabilities, unfit, wrong_type
 from instruct.verify import Verifier
 from instruct.world.behaviour import Behaviour
 from instruct.world.program import normalise, world
@@ -287,38 +287,48 @@ def as_json(done: Execution) -> str:
     return json.dumps(asdict(done), ensure_ascii=False)
 
 
-def read_known(path: str, run: str) -> Known:
-    """Known instructions, one a line, with the embedder of a run. Raises UserError where there is none."""
-    from instruct.embed import load_embedder  # only those who retrieve need it
+def load_embedder(run: str) -> Embedder:
+    """The embedder of a run folder. Raises UserError where there is none."""
+    from instruct.embed import load_embedder as load  # only those who retrieve need it
 
+    return load(run)
+
+
+def read_known(path: str, embedder: Embedder) -> Known:
+    """Known instructions, one a line of a file. Raises UserError where there is none."""
     lines = [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
-    return Known(load_embedder(run), [line for line in lines if line])
+    return Known(embedder, [line for line in lines if line])
 
 
 def world_verifier() -> Verifier:
     return Verifier(Behaviour(world()))
 
 
-def add_arguments(parser: argparse.ArgumentParser, strategy: str) -> None:
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that all commands over this interface share."""
-    parser.add_argument("--strategy", default=strategy, choices=STRATEGIES, help=f"({strategy})")
     parser.add_argument("--confidence", type=float, default=0.0, help="refuse what is less sure than this (0)")
-    parser.add_argument("--steps", type=int, default=DEFAULT.steps, help=f"of a chain, at most ({DEFAULT.steps})")
-    parser.add_argument("--candidates", type=int, default=DEFAULT.candidates, help="chains of search (8)")
-    parser.add_argument("--seed", type=int, default=0, help="of search (0)")
-    parser.add_argument("--world", action="store_true", help="refuse what the embedded world cannot read or type")
-    parser.add_argument("--trace", action="store_true", help="print the chain, what each step gave, and confidences")
-    parser.add_argument("--json", action="store_true", help="print one JSON object for each question")
+    parser.add_argument("--trace", action="store_true", help="print what was done, and how sure the model was")
+    parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
 
 
-def settings_of(arguments: argparse.Namespace) -> Settings:
-    return Settings(
-        steps=arguments.steps,
-        confidence=arguments.confidence,
-        candidates=arguments.candidates,
-        seed=arguments.seed,
+def add_chain_arguments(parser: argparse.ArgumentParser, offered: Sequence[str] = ()) -> None:
+    """Those of commands that run chains. offered: strategies to choose from, the first one by default."""
+    if offered:
+        parser.add_argument("--strategy", default=offered[0], choices=offered, help=f"({offered[0]})")
+        parser.add_argument(
+            "--candidates", type=int, default=DEFAULT.candidates, help="chains of the strategy search (8)"
+        )
+    parser.add_argument("--steps", type=int, default=DEFAULT.steps, help=f"of a chain, at most ({DEFAULT.steps})")
+    parser.add_argument("--seed", type=int, default=DEFAULT.seed, help="of what is sampled (0)")
+    parser.add_argument(
+        "--world", action="store_true", help="refuse chains and inputs that the embedded world cannot read"
     )
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    names = ("confidence", "candidates", "steps", "seed", "temperature")
+    return replace(DEFAULT, **{name: value for name, value in vars(arguments).items() if name in names})
 
 
 def main(argv: list[str]) -> int:
@@ -333,7 +343,8 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--sentence", action="store_true", help="answer in a whole sentence")
     parser.add_argument("--embedder", metavar="RUN", help="embedder for the strategy retrieve")
     parser.add_argument("--known", metavar="FILE", help="known instructions for the strategy retrieve, one a line")
-    add_arguments(parser, "construct")
+    add_arguments(parser)
+    add_chain_arguments(parser, ("construct", "direct", "retrieve", "search", "plan"))
     arguments = parser.parse_args(argv)
     retrieves = arguments.strategy == "retrieve"
     if retrieves != (arguments.embedder is not None) or retrieves != (arguments.known is not None):
@@ -344,7 +355,7 @@ def main(argv: list[str]) -> int:
         raise UserError("there is no question on the standard input; write one a line")
     settings = settings_of(arguments)
     loaded = load_run(arguments.run, arguments.device)
-    known = read_known(arguments.known, arguments.embedder) if retrieves else None
+    known = read_known(arguments.known, load_embedder(arguments.embedder)) if retrieves else None
     verifier = world_verifier() if arguments.world else None
     done = execute_all(loaded, questions, arguments.strategy, settings, known, verifier)
     if arguments.sentence:
