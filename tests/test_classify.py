@@ -22,6 +22,7 @@ from train.classify import (
     ClassifyConfig,
     Measure,
     build_trainer,
+    classification,
     classify,
     indicators,
     main,
@@ -247,9 +248,19 @@ def test_figures_of_several_labels_by_hand():
 
 
 def test_one_class_is_named_or_those_above_one_half():
-    logits = torch.tensor([[-3.0, -2.0], [4.0, 1.0]])
+    logits = torch.tensor([[-3.0, -0.1], [4.0, 0.1]])
     assert named(Fixed(None, False), logits).tolist() == [[False, True], [True, False]]
     assert named(Fixed(None, True), logits).tolist() == [[False, False], [True, True]]
+
+
+def test_the_loss_of_a_step_is_the_mean_over_texts():
+    """Every text weighs one, whatever its length."""
+    rows = TextRows([[0], [1, 5, 5], [2, 5]], torch.eye(4)[[0, 2, 1]], 8, 0)
+    logits = torch.randn(3, 4)
+    terms = classification(Fixed(logits, False), rows.batch([0, 1, 2], [0, 1, 2]))
+    assert float(terms.weight) == 3
+    expected = torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2, 1]), reduction="sum")
+    assert float(terms.total) == pytest.approx(float(expected))
 
 
 # New texts and wrong input -------------------------------------------------------------------------------------------

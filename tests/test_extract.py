@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+import train.extract
 from configs import ConfigError, UserError, load
 from instruct.labelled import Passage, passages
 from instruct.world.operation import language_of
@@ -237,19 +238,20 @@ def test_two_ranks_equal_one(questions, tmp_path):
 
 def test_passages_of_the_world_need_no_file(tmp_path):
     config = load(ExtractConfig, "configs/demo/extract.toml", ["data.count=60"])
-    train, held_out = read_data(config)
-    assert len(train) + len(held_out) == 60 and held_out
-    assert not {each.context for each in train} & {each.context for each in held_out}
+    known, held_out = read_data(config)
+    assert len(known) + len(held_out) == 60 and held_out
+    assert not {each.context for each in known} & {each.context for each in held_out}
 
 
-def test_answers_beyond_the_context_count_as_wrong(questions, tmp_path):
+def test_answers_beyond_the_context_count_as_wrong(questions, tmp_path, monkeypatch):
+    """Half of the answers stand there: a model that finds all others is right in one half of all."""
     rows = [json.loads(line) for line in questions.read_text("utf-8").splitlines()]
     far = [{**row, "context": "long " * 90 + row["context"], "start": row["start"] + 450} for row in rows[:40]]
     path = tmp_path / "far.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in far + rows[40:80]), "utf-8")
     made = trainer(questions, tmp_path / "run", f"data.validation_paths=['{path}']")
-    figures = made.evaluate()
-    assert figures["f1"] <= 0.5 and figures["loss"] < 10
+    monkeypatch.setattr(train.extract, "measure", lambda *_: {"loss": 40.0, "exact": 40.0, "f1": 40.0})
+    assert made.evaluate() == {"loss": 1.0, "exact": 0.5, "f1": 0.5}
     path.write_text("".join(json.dumps(row) + "\n" for row in far), "utf-8")
     with pytest.raises(UserError, match="no answer stands within the first 64 tokens"):
         trainer(questions, tmp_path / "other", f"data.validation_paths=['{path}']")
