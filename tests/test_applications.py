@@ -152,19 +152,20 @@ def test_the_command_that_asks(folder, monkeypatch, capsys):
 
 
 def test_a_plan_that_fails_is_replaced_by_another(monkeypatch):
-    plans, tried = iter(["bad", "bad", "good\nbetter"]), []
+    plans, tried, run = iter(["bad", "bad", "good\nbetter"]), [], []
 
     def say(part, text, seed):
         if part:
             tried.append(seed)
             return next(plans)
-        return {"bad": "", "good": "1", "better": "2"}[text.split("\n")[0]]
+        run.append(text.split("\n")[0])
+        return {"bad": "", "good": "1", "better": "2"}[run[-1]]
 
     scripted(monkeypatch, say)
     done = plan_and_do(None, Asked("do", "0"), settings=QUIET)
     assert [each.constructed for each in done.attempts] == [("bad",), ("good", "better")], "the same plan is tried once"
     assert done.attempts[0].failed_at == 1 and done.last.answer == "2"
-    assert tried[0] is None and len(set(tried)) == 3
+    assert tried[0] is None and len(set(tried)) == 3 and run == ["bad", "good", "better"]
     shown = planning.show(done).splitlines()
     assert shown[0].split() == ["1.", "good", "1"] and shown[1].split() == ["2.", "better", "<-", "1", "2"]
     assert shown[2] == "2 (after 2 plans)" and "bad" in planning.show(done, trace=True)

@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -20,8 +21,10 @@ from instruct.execute import carry_out, execute, execute_all, in_sentences, show
 from instruct.strategies import STRATEGIES, Chain, Known, Settings, asking
 from instruct.world.program import Program
 from model.complete import Completion
+from model.load import LoadedModel
 from model.score import Likelihood
 from tests.oracle import Letters, Oracle, oracle_of, shared_course
+from tests.small import small_model
 
 SETTINGS = Settings(confidences=False)
 OBEYS = ("ignore", "system", "忽略", "input:", "<")
@@ -165,6 +168,23 @@ def test_nothing_asked_and_an_unknown_strategy(recorded):
     assert [execute_all(recorded.loaded, [], each, SETTINGS, known) for each in STRATEGIES] == [[]] * len(STRATEGIES)
     with pytest.raises(UserError, match="unknown strategy 'guess'"):
         execute(None, Asked("a"), "guess")
+
+
+def test_a_real_model_answers_a_batch_as_one_at_a_time_and_knows_how_sure_it_is(small_tokenizer):
+    model = small_model(vocab_size=small_tokenizer.vocab_size, context=200)
+    loaded = LoadedModel(model, small_tokenizer, ChatFormat(), Path("none"))
+    asked = [Asked("kato miren"), Asked("sol", "ve 12", "zh"), Asked('ve "指令 12"'), Asked("a", "b")]
+    settings = Settings(chain_tokens=9, answer_tokens=9, candidates=3, temperature=3.0)
+    for strategy in ("direct", "construct", "plan", "search"):
+        done = execute_all(loaded, asked, strategy, settings)
+        for one, each in zip(asked, done):
+            alone = execute(loaded, one, strategy, settings)
+            assert (alone.constructed, alone.refusal, alone.answer) == (each.constructed, each.refusal, each.answer)
+            for step in each.steps:
+                row = lessons.execute(step.instruction, step.input, step.output)
+                found = strategies.log_likelihood(loaded, [row])[0].per_token
+                assert step.confidence == pytest.approx(np.exp(found), rel=1e-4)
+    assert any(each.steps and each.steps[0].confidence for each in execute_all(loaded, asked, "direct", settings))
 
 
 # Refusals ------------------------------------------------------------------------------------------------------------

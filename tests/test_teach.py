@@ -240,6 +240,7 @@ def test_an_answer_in_words_is_the_noun_of_the_question_and_the_answer(requested
         ("capital", "法国", "巴黎", "法国的首都是哪里？", "zh", "法国的首都是巴黎。"),
         ("capital", "Peru", "Lima", "Find the capital city of Peru.", "en", "Lima is the capital city of Peru."),
         ("capital", "法国", "巴黎", "请指出法国的首都。", "zh", "巴黎是法国的首都。"),
+        ("young", "cow", "calf", 'The name for the young of "cow"?', "en", 'The name for the young of "cow" is calf.'),
         ("next_month", "May", "June", "Say what comes after May.", "en", None),
         ("young", "cat", "kitten", 'What is the young of "cat"?', "en", 'The young of "cat" is kitten.'),
         (
