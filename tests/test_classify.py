@@ -165,21 +165,26 @@ def test_other_classes_do_not_continue_a_run(things, tmp_path):
         trainer(path, tmp_path / "run", "epochs=0", "train.steps=1")
 
 
-def losses_of_rank(ranks: Ranks, path, folder) -> list[float]:
-    run = trainer(path, f"{folder}{ranks.world}", "epochs=0", "train.steps=8", "train.micro_batch=4", ranks=ranks)
-    run.fit()
-    return [run.evaluate()["loss"], *run.evaluate().values()]
+def train_on(ranks: Ranks, path, folder, parallel) -> None:
+    more = ["epochs=0", "train.steps=8", "train.micro_batch=4", f"train.parallel={parallel}"]
+    trainer(path, folder, *more, ranks=ranks).fit()
 
 
-def test_two_ranks_equal_one(things, tmp_path):
-    """Losses of every step and all held-out figures, of texts of unequal length."""
-    one, two = (on_ranks(world, losses_of_rank, str(things[0]), str(tmp_path / "run")) for world in (1, 2))
-    assert two[0] == two[1] == pytest.approx(one[0], abs=1e-4)
-    curves = [
-        [record["loss"] for record in read_metrics(tmp_path / f"run{world}") if record["kind"] == "train"]
-        for world in (1, 2)
-    ]
-    assert len(curves[0]) == 8 and curves[1] == pytest.approx(curves[0], abs=1e-4)
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+def test_two_ranks_equal_one(things, tmp_path, parallel):
+    """Losses of every step and all held-out figures, of texts of unequal length; the run can be loaded."""
+    for world in (1, 2):
+        on_ranks(world, train_on, str(things[0]), str(tmp_path / f"run{world}"), parallel)
+    one, two = (
+        [[value for name, value in record.items() if name != "tokens_per_second"] for record in read_metrics(folder)]
+        for folder in (tmp_path / "run1", tmp_path / "run2")
+    )
+    assert len(one) == len(two) == 9
+    for left, right in zip(one, two):
+        assert right[0] == left[0] and right[1:] == pytest.approx(left[1:], abs=1e-4)
+    models = [load_run(tmp_path / name, heads=["classes"]).model for name in ("run1", "run2")]
+    for left, right in zip(models[0].parameters(), models[1].parameters()):
+        torch.testing.assert_close(left, right, atol=1e-4, rtol=0)
 
 
 def test_instructions_of_the_world_need_no_file(tmp_path):
