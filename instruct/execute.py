@@ -289,8 +289,10 @@ def as_json(done: Execution) -> str:
 
 def load_embedder(run: str) -> Embedder:
     """The embedder of a run folder. Raises UserError where there is none."""
-    from instruct.embed import load_embedder as load  # only those who retrieve need it
-
+    try:
+        from instruct.embed import load_embedder as load  # only those who retrieve need it
+    except ImportError:
+        raise UserError("there is no instruct.embed here, which reads embedders; choose another strategy") from None
     return load(run)
 
 

@@ -23,7 +23,7 @@ argument; to ask, leave it out:
 | back-translate | input and output, or a text | the instruction it answers | Humback, Li et al. 2023 |
 | induce | pairs of input and output | the instruction | Honovich et al. 2022 |
 | plan | instruction | simpler instructions, one a line | |
-| construct | question, a quoted text in it hidden | its input, if that stands in it; simpler instructions | |
+| construct | question, without its input or quoted text | its input, if that stands in it; simpler instructions | |
 | sentence | question, short answer | the answer as a sentence | |
 
 The wording of the parts is fixed here: whoever asks uses the same layout as whoever taught.
@@ -42,7 +42,7 @@ LANGUAGES = {"en": "English", "zh": "中文"}
 SHOWN = 8  # instructions in a list that is to be continued
 NO_INPUT = "-"  # what stands for the input of an instruction that needs none
 INPUT = "input: "  # begins the line of "construct" that says what the first step is given
-HIDDEN = "…"  # what the model sees of a text in quotes, and what it then calls it
+HIDDEN = "…"  # what "construct" shows of an input beside the question or quoted in it, and what the latter is called
 QUOTES = '"“”„‟「」『』＂«»'
 
 
@@ -117,12 +117,17 @@ def plan(instruction: str, language: str, steps: Sequence[str] | None = None) ->
 
 
 def construct(
-    question: str, language: str, given: str | None = None, steps: Sequence[str] | None = None
+    question: str,
+    language: str,
+    beside: bool = False,
+    steps: Sequence[str] | None = None,
+    given: str | None = None,
 ) -> Conversation:
-    """`question`: an instruction whose input is given elsewhere, or a question that holds it, in which a quoted text
-    is hidden (`hide_quoted`). `given`: the input that the question holds (`HIDDEN`: the quoted text); None for none."""
+    """`question`: one in which a quoted text is hidden (`hide_quoted`). `beside`: whether it has an input beside it,
+    of which only that is shown. `given`: the input that stands in the question (`HIDDEN`: the quoted text), or None."""
     chain = [] if given is None else [INPUT + given]
-    return _lesson("construct", question, None if steps is None else "\n".join([*chain, *steps]), language)
+    wanted = None if steps is None else "\n".join([*chain, *steps])
+    return _lesson("construct", request(question, HIDDEN if beside else ""), wanted, language)
 
 
 def split_chain(text: str) -> tuple[str | None, tuple[str, ...]]:

@@ -12,9 +12,9 @@
 | search | several sampled constructions, of which `instruct.execute` takes the one whose answer most agree on |
 
 Instructions inside the user's text are data. A chain is written from the instruction alone: the model that writes it
-sees neither the input beside a question nor a text that is quoted inside it (`lessons.hide_quoted`), so nothing in
-them can change the chain. A question whose quotes leave open what is quoted is refused; so is a chain that names an
-input which the question does not hold.
+sees neither the input beside a question nor a text that is quoted inside it (`lessons.hide_quoted`), only that there
+is one, so nothing in them can change the chain. A question whose quotes leave open what is quoted is refused; so is a
+chain that names an input which the question does not hold.
 
 Steps form a chain because the world's programs have no branches: a step takes the result of the one before it, and
 these are the only edges there are.
@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,6 +47,9 @@ from model.sampling import Sampling
 from model.score import log_likelihood
 
 STRATEGIES = ("direct", "construct", "retrieve", "search", "plan")
+
+
+_WORD = "[^\\W_\u4e00-\u9fff]"  # Chinese has no spaces: a word may end anywhere
 
 
 @dataclass(frozen=True)
@@ -154,7 +158,7 @@ def construct(
 ) -> list[Chain]:
     """What the model writes for each question; greedily without `sampling`."""
     seen = [_seen(one) for one in asked]
-    prompts = [lessons.construct(text, one.language) for (text, _, _), one in zip(seen, asked)]
+    prompts = [lessons.construct(text, one.language, bool(one.input)) for (text, _, _), one in zip(seen, asked)]
     said = _said(loaded, prompts, [reason for _, _, reason in seen], settings, sampling, seeds)
     return [
         chain if chain.refusal else _bounded(_with_input(chain, named, one, text, hidden), settings)
@@ -285,8 +289,14 @@ def _with_input(chain: Chain, named: str | None, one: Asked, text: str, hidden: 
     if hidden is not None:
         fault = "" if named == lessons.HIDDEN else "the chain does not start from the quoted text"
         return replace(chain, given=hidden, refusal=fault)
-    fault = "" if named is None or (named and named in text) else f"the question does not hold the input {named!r}"
+    fault = "" if named is None or _holds(text, named) else f"the question does not hold the input {named!r}"
     return replace(chain, given=named or "", refusal=fault)
+
+
+def _holds(text: str, named: str) -> bool:
+    """Whether `named` stands in the text as it is, and is no part of a longer word or number."""
+    ends = [rf"(?<!{_WORD})" if re.match(_WORD, named) else "", rf"(?!{_WORD})" if re.match(_WORD, named[-1:]) else ""]
+    return bool(named) and re.search(re.escape(named).join(ends), text) is not None
 
 
 def _bounded(chain: Chain, settings: Settings) -> Chain:

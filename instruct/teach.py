@@ -198,10 +198,11 @@ class _Drawn:
         if not texts:
             return None
         if rng.random() < 0.5:
-            return lessons.construct(record.instruction, record.lang or "en", None, texts)
+            return lessons.construct(record.instruction, record.lang or "en", True, texts)
         literal = rng.choice([i.input for i in record.instances if i.input and i.output])
         question, hidden = lessons.hide_quoted(_closed_question(record, literal, rng))
-        return lessons.construct(question, record.lang or "en", literal if hidden is None else lessons.HIDDEN, texts)
+        given = literal if hidden is None else lessons.HIDDEN
+        return lessons.construct(question, record.lang or "en", False, texts, given)
 
     @cached_property
     def by_program(self) -> list[list[Record]]:

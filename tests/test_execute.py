@@ -35,6 +35,7 @@ class Gullible(Oracle):
     something tells it to. So whatever reaches it changes the chain."""
 
     def construct(self, text, language, rng):
+        text = text.removesuffix(f"\n{lessons.HIDDEN}")
         try:
             return self._chain(text, language)
         except ValueError:
@@ -193,6 +194,8 @@ SAID = {
     "nothing": ("", "no step"),
     "cut": (Completion("a\nb", False), "did not come to its end"),
     "long": ("\n".join("abcdefg"), "7 steps; 6 are allowed"),
+    "names a part of Spain": ("input: Spa\na", "does not hold the input 'Spa'"),
+    "asks 12": ("input: 2\na", "does not hold the input '2'"),
     "invents": ("input: Spain\na", "does not hold the input 'Spain'"),
     "no input": ("input:\na", "does not hold the input ''"),
     "only input": ("input: only", "no step"),
@@ -213,6 +216,22 @@ def test_a_chain_that_is_none_is_refused_before_anything_is_run(monkeypatch, que
         done = execute(None, Asked(question), strategy)
         assert SAID[question][1] in done.refusal and done.failed_at == 0
         assert done.steps == () and done.answer == "" and not asked
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("法国的首都是哪里？", "法国"),
+        ("x is 2x", "2x"),
+        ("(12)?", "12"),
+        ("to -3.", "-3"),
+        ("a.b", "a.b"),
+        ("New York?", "New York"),
+    ],
+)
+def test_what_stands_in_the_question_can_be_its_input(monkeypatch, text, named):
+    scripted(monkeypatch, lambda part, text, seed: f"input: {named}\na" if part else text)
+    assert execute(None, Asked(text)).answer == f"a\n{named}"
 
 
 def test_an_input_beside_a_question_that_holds_one_is_refused(monkeypatch):

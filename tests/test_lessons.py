@@ -24,7 +24,10 @@ PARTS = {
     "back-translate": (lambda *wanted, language: lessons.backtranslate("3 1 -> 1 3", language, *wanted), "Sort them."),
     "induce": (lambda *wanted, language: lessons.induce([("3 1", "1 3"), ("2", "2")], language, *wanted), "Sort."),
     "plan": (lambda *wanted, language: lessons.plan("Sort, then add.", language, *wanted), ["Sort.", "Add."]),
-    "construct": (lambda *wanted, language: lessons.construct("Age of Al?", language, *wanted), ("Al", ["Find it."])),
+    "construct": (
+        lambda *wanted, language: lessons.construct("Age of Al?", language, *wanted),
+        (False, ["Find it."], "Al"),
+    ),
     "sentence": (lambda *wanted, language: lessons.sentence("Age of Al?", "7", language, *wanted), "It is 7."),
     "execute": (lambda *wanted, language: lessons.execute("Sort them.", "3 1", *wanted), "1 3"),
 }
@@ -83,9 +86,14 @@ def test_the_tokenizer_of_the_oracle_reads_what_it_wrote():
 
 @given(LINES.map(str.strip).filter(bool), st.lists(st.sampled_from(["Sort it.", "求和。"]), min_size=1), st.booleans())
 def test_a_chain_can_be_taken_apart_again(given, steps, has_input):
-    said = lessons.construct("q", "en", given if has_input else None, steps).messages[-1].content
+    said = lessons.construct("q", "en", not has_input, steps, given if has_input else None).messages[-1].content
     assert lessons.split_chain(f" {said} \n\n") == (given if has_input else None, tuple(steps))
     assert lessons.split_chain("") == (None, ()) and lessons.split_chain("input:") == ("", ())
+
+
+def test_of_an_input_beside_a_question_only_that_it_is_there_is_shown():
+    assert lessons.construct("Sort it.", "en", True).messages[-1].content == "Sort it.\n…"
+    assert lessons.construct("Sort it.", "en").messages[-1].content == "Sort it."
 
 
 @pytest.mark.parametrize("quotes", ['""', "“”", "「」", "『』", "„“", "«»", "＂＂"])
