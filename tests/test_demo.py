@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.oracle import OPERATIONS
 from tests.tiny import tiny_overrides
 from train import demo
 from train.plots import can_plot
@@ -17,8 +18,21 @@ from train.run import flatten
 ROOT = Path(__file__).parent.parent
 
 
+TINY_ROUNDS = """
+run = "{run}"
+rounds = 1
+exam = 4
+vocab_size = 700
+curriculum = {{ operations = {operations}, compositions = 6, held_out = 4, depth3 = 6, phrasings = 2, inputs = 5 }}
+construct = {{ inputs = 2, propose = {{ samples = 8, votes = 2 }} }}
+model = {{ context = 256, width = 32, layers = 2, heads = 2 }}
+base = {{ steps = 3, batch_size = 2, compile = "off" }}
+train = {{ steps = 2, batch_size = 2, compile = "off", threads = 1 }}
+""".replace("{operations}", json.dumps(OPERATIONS))
+
+
 def tiny_demo_configs(folder: Path) -> Path:
-    """The demo's two configurations, with few steps and a small model, below `folder`."""
+    """The demo's three configurations, with few steps and small models, below `folder`."""
     changes = dict(override.split("=", 1) for override in tiny_overrides(folder))
     del changes["data.corpus.paths"]
     changes |= {
@@ -36,6 +50,7 @@ def tiny_demo_configs(folder: Path) -> Path:
         "data.heldout_per_task": "2", "answer_tokens": "6", "asked": "4", "train.evaluate_every": "2",
     }  # fmt: skip
     (configs / "sft.toml").write_text(as_toml(changes), "utf-8")
+    (configs / "rounds.toml").write_text(TINY_ROUNDS.format(run=folder / "rounds"), "utf-8")
     return configs
 
 
@@ -57,7 +72,7 @@ def test_the_report_holds_what_it_promises(ran):
     flat = flatten(report)
     for key in (
         "tokenizer.vocab_size", "pretrain.bits_per_byte", "pretrain.ngram_bits_per_byte", "pretrain.tokens_per_second",
-        "pretrain.seconds", "sft.heldout_accuracy", "sft.seconds",
+        "pretrain.seconds", "sft.heldout_accuracy", "sft.seconds", "construct.funnel.raw",
     ):  # fmt: skip
         assert isinstance(flat[key], (int, float)), key
     assert 1.5 < report["pretrain"]["ngram_bits_per_byte"] < 2.5
@@ -85,7 +100,7 @@ def test_a_second_demo_trains_nothing_again(ran, capsys):
     before = {path: path.stat().st_mtime_ns for path in ran.rglob("model.safetensors")}
     demo.main(["--configs", str(ran / "configs"), "--out", str(ran / "out")])
     assert before == {path: path.stat().st_mtime_ns for path in ran.rglob("model.safetensors")}
-    assert capsys.readouterr().out.count("finished") == 2
+    assert capsys.readouterr().out.count("finished") == 2, "rounds with all their marks are not even begun"
 
 
 def readme_commands() -> list[list[str]]:

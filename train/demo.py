@@ -3,9 +3,10 @@
     make demo          (or: python -m train.demo [--out runs/demo] [--configs configs/demo])
 
 It trains a tokenizer on the documentation of your own Python, pretrains a Transformer on that text, tunes it on
-instructions made from the same documentation, asks it held-out questions, and writes `report.md`, `report.json`,
-`answers.jsonl` and pictures. Nothing is downloaded. Stages that are finished are not repeated: after an interruption
-the same command goes on.
+instructions made from the same documentation, and asks it held-out questions. Then a second model learns the embedded
+world, constructs instructions of its own, has them judged by a program and learns from those that hold. It writes
+`report.md`, `report.json`, `answers.jsonl` and pictures. Nothing is downloaded. Stages that are finished are not
+repeated: after an interruption the same command goes on.
 """
 
 from __future__ import annotations
@@ -34,10 +35,12 @@ from model.load import LoadedModel, load_run
 from model.sampling import Sampling
 from model.storage import newest_intact
 from train.answers import Answer, accuracies, answer_all
+from train.demo_construct import construction
 from train.distributed import setup
 from train.ngram import WittenBell, stream_documents
 from train.pretrain import PretrainConfig, instruction_text, pretrain
 from train.report import summary, write_report
+from train.rounds import RoundsConfig
 from train.run import STATE, TrainState, read_metrics
 from train.sft import SftConfig, fine_tune, questions_of, read_instructions
 
@@ -174,12 +177,13 @@ def machine() -> dict[str, Any]:
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m train.demo", description="From text to a model that answers.")
-    parser.add_argument("--configs", default="configs/demo", help="folder with pretrain.toml and sft.toml")
+    parser.add_argument("--configs", default="configs/demo", help="folder with pretrain.toml, sft.toml and rounds.toml")
     parser.add_argument("--out", default="runs/demo", help="where the report goes")
     arguments = parser.parse_args(argv)
     started, out = time.perf_counter(), Path(arguments.out)
     pretrain_config = load(PretrainConfig, Path(arguments.configs) / "pretrain.toml")
     sft_config = load(SftConfig, Path(arguments.configs) / "sft.toml")
+    rounds_config = load(RoundsConfig, Path(arguments.configs) / "rounds.toml")
     out.mkdir(parents=True, exist_ok=True)
     ranks = setup(pretrain_config.train.device, pretrain_config.train.threads)
 
@@ -201,10 +205,15 @@ def main(argv: list[str]) -> None:
     loaded = load_run(sft_config.run)
     _, held_out = read_instructions(sft_config.data, sft_config.seed)
     answers = answer_all(loaded.model, loaded.tokenizer, loaded.chat, questions_of(held_out), sft_config.answer_tokens)
+    stage("6. constructing instructions")
+    constructed = construction(rounds_config, ranks)
+    if constructed is None:
+        return
     report = {
         "tokenizer": tokenizer_facts(data),
         "pretrain": pretrain_facts(pretrain_config, ngram),
         "sft": sft_facts(sft_config, answers),
+        "construct": constructed,
         "samples": [*continuations(load_run(pretrain_config.run)), *dialogue(answers, loaded)],
         "machine": machine(),
         "seconds_of_this_command": time.perf_counter() - started,

@@ -31,7 +31,7 @@ from train.distributed import Ranks, setup, teardown
 from train.evidence import filter_table, free_writing, induction_table, people_table, recheck
 from train.plots import can_plot
 from train.proof_report import draw, markdown
-from train.rounds import RoundsConfig, arm_folder, run
+from train.rounds import RoundsConfig, arm_folder, marks_of, run
 from train.run import write_text
 
 HEADLINE = "compositions"
@@ -45,15 +45,6 @@ def configured(config: RoundsConfig, seed: int, arm: str) -> RoundsConfig:
     return replace(
         config, seed=seed, run=f"{config.run}/seed{seed}", construct=replace(config.construct, arm=arm, propose=propose)
     )
-
-
-def marks_of(config: RoundsConfig) -> list[dict[str, Any]] | None:
-    """The marks of the base and of each round of an arm; None while one is missing."""
-    paths = [Path(config.run) / "base" / "exam.json"]
-    paths += [arm_folder(config) / f"round{number}" / "exam.json" for number in range(1, config.rounds + 1)]
-    if not all(path.exists() for path in paths):
-        return None
-    return [json.loads(path.read_text("utf-8")) for path in paths]
 
 
 def audited(config: RoundsConfig, course: Course) -> list[dict[str, Any]]:

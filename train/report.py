@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from train.answers import Answer
+from train.demo_construct import construction_page, points
 from train.plots import can_plot, draw_tasks, draw_training
 from train.run import read_metrics, write_text
 
@@ -32,7 +33,7 @@ def write_report(out: Path, report: Mapping[str, Any], answers: Sequence[Answer]
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """The demo in three lines."""
+    """The demo in four lines."""
     pretrain, sft = report["pretrain"], report["sft"]
     return (
         f"\npretraining: {pretrain['bits_per_byte']:.3f} bits per byte on held-out documents "
@@ -40,7 +41,9 @@ def summary(report: Mapping[str, Any]) -> str:
         f"tuning: {sft['heldout_accuracy']:.1%} of {sft['heldout_asked']} held-out questions answered exactly, "
         f"{sft['reading_accuracy']:.1%} of those that can be read off the prompt "
         f"(best constant answers: {sft['constant_accuracy']:.1%})\n"
-        f"trained for {pretrain['seconds'] + sft['seconds']:.0f} s"
+        f"construction: {points(report['construct']):+.1f} points on compositions that no training text contains, by "
+        f"{sum(report['construct']['funnel']['kept'].values()):,} instructions of its own\n"
+        f"this command took {report['seconds_of_this_command']:.0f} s"
     )
 
 
@@ -100,6 +103,7 @@ def markdown(report: Mapping[str, Any], pictures: bool) -> str:
             right = sample["text"].split() == sample["expected"].split()
             lines += [f"**{sample['task']}**", "", *_quoted(sample["prompt"]), "", *_quoted(f"→ {sample['text']}")]
             lines += ["", "right" if right else f"wrong, expected: `{sample['expected']}`", ""]
+    lines += construction_page(report["construct"])
     lines += ["## Machine", "", *(f"- {key}: {value}" for key, value in report["machine"].items()), ""]
     return "\n".join(lines)
 

@@ -242,6 +242,15 @@ def examine(config: RoundsConfig, course: Course, model: Path, path: Path, ranks
     return json.loads(path.read_text("utf-8"))
 
 
+def marks_of(config: RoundsConfig) -> list[dict[str, Any]] | None:
+    """The marks of the base and of each round of an arm; None while one is missing."""
+    paths = [Path(config.run) / "base" / "exam.json"]
+    paths += [arm_folder(config) / f"round{number}" / "exam.json" for number in range(1, config.rounds + 1)]
+    if not all(path.exists() for path in paths):
+        return None
+    return [json.loads(path.read_text("utf-8")) for path in paths]
+
+
 def run(config: RoundsConfig, ranks: Ranks, fresh: bool = False) -> None:
     """Base, rounds and exams of one arm; says the marks as they come. `fresh`: what all arms did is deleted first."""
     if fresh:
