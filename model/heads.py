@@ -2,7 +2,7 @@
 
 A model is a trunk and a head. `LanguageModel` predicts tokens: the next one on a causal trunk (GPT), the hidden ones
 on a bidirectional trunk (BERT), with the same loss over (targets, weights). `Classifier` names the classes of a text;
-`SpanReader` finds where in a text an answer begins and ends.
+`SpanReader` finds where in a text an answer begins and ends. `model.embedder.Embedder` turns a text into a vector.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from kernels.loss import linear_cross_entropy
 from model.cache import KeyValueCache
 from model.config import ModelConfig
+from model.embedder import Embedder
 from model.transformer import Linear, Norm, Transformer, initialise, widen
 
 HeadName = Literal["language", "masked"]
 LANGUAGE_HEADS: tuple[str, ...] = get_args(HeadName)
-HEADS = (*LANGUAGE_HEADS, "classes", "spans")  # `head_name` of all models
+HEADS = (*LANGUAGE_HEADS, "classes", "spans", "vectors")  # `head_name` of all models
 
 
 class LanguageHead(nn.Module):
@@ -146,4 +147,4 @@ class SpanReader(nn.Module):
         return scores[..., 0], scores[..., 1]
 
 
-Model = LanguageModel | Classifier | SpanReader
+Model = LanguageModel | Classifier | SpanReader | Embedder

@@ -21,6 +21,7 @@ from configs import UserError, from_dict, to_dict
 from data.chat import ChatFormat
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
+from model.embedder import Embedder
 from model.heads import HEADS, LANGUAGE_HEADS, Classifier, LanguageModel, Model, SpanReader
 from model.storage import MANIFEST, decode_tensors, encode_tensors, newest_intact, read_folder
 
@@ -47,6 +48,7 @@ def model_files(model: Model, tokenizer: Tokenizer, chat: ChatFormat) -> dict[st
         "config": to_dict(model.config),
         "head": model.head_name,
         **({"classes": model.classes, "multiple": model.multiple} if isinstance(model, Classifier) else {}),
+        **({"dimensions": model.dimensions} if isinstance(model, Embedder) else {}),
         "tokenizer_sha256": tokenizer.sha256,
     }
     parameters = dict(model.named_parameters())
@@ -108,6 +110,8 @@ def model_from_files(files: dict[str, bytes], folder: Path) -> tuple[Model, Toke
             raise ValueError(f"unknown head {head!r}")
         if head == "classes":
             _require_classes(description["classes"], description["multiple"])
+        if head == "vectors" and (type(description["dimensions"]) is not int or description["dimensions"] < 0):
+            raise ValueError("its dimensions are no whole number from 0")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{folder}/{DESCRIPTION} does not describe a model of this version ({error})") from None
     tokenizer = Tokenizer(files[TOKENIZER])
@@ -138,6 +142,8 @@ def _require_classes(classes: Any, multiple: Any) -> None:
 def _build(config: ModelConfig, description: dict[str, Any]) -> Model:
     if description["head"] == "classes":
         return Classifier(config, description["classes"], description["multiple"])
+    if description["head"] == "vectors":
+        return Embedder(config, description["dimensions"])
     return SpanReader(config) if description["head"] == "spans" else LanguageModel(config, description["head"])
 
 
