@@ -19,6 +19,7 @@ argument; to ask, leave it out:
 | label | instruction | one of its possible answers | Self-Instruct, output first |
 | input for | instruction, output | an input with this output | Self-Instruct, output first |
 | deepen, widen | instruction | one that asks for more; a sibling | Evol-Instruct, Xu et al. 2023 |
+| combine | instructions, one a line | one that asks for all of them, in this order | the way back from a plan |
 | paraphrase | instruction | other words, same meaning | |
 | back-translate | input and output, or a text | the instruction it answers | Humback, Li et al. 2023 |
 | induce | pairs of input and output | the instruction | Honovich et al. 2022 |
@@ -97,6 +98,10 @@ def deepen(instruction: str, language: str, child: str | None = None) -> Convers
 
 def widen(instruction: str, language: str, child: str | None = None) -> Conversation:
     return _lesson("widen", instruction, child, language)
+
+
+def combine(steps: Sequence[str], language: str, child: str | None = None) -> Conversation:
+    return _lesson("combine", "\n".join(steps), child, language)
 
 
 def paraphrase(instruction: str, language: str, other: str | None = None) -> Conversation:

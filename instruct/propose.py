@@ -1,4 +1,4 @@
-"""The model writes instructions: eight ways, one pass.
+"""The model writes instructions: nine ways, one pass.
 
     python -m instruct.propose RUN SEEDS.jsonl --out FILE [arm=unverified propose.samples=2000 ...]
 
@@ -9,6 +9,7 @@ judge (free text), items are kept as "unverified", and say so. The methods:
 - `magpie`: the bare user turn is continued (Xu et al. 2024); brings its own input
 - `self-instruct`: a list of eight, six seeds and two of its own, is continued (Wang et al. 2023)
 - `evolve:deepen`, `evolve:widen`: a parent is made harder, or a sibling found (Xu et al. 2023)
+- `evolve:combine`: two parents become one that asks for both; of pairs there are many more than of parents
 - `paraphrase`: a parent in other words
 - `back-translate`: the instruction for an input and its output, or for a document (Li et al. 2023)
 - `induce`: the instruction for several pairs (Honovich et al. 2022)
@@ -38,8 +39,12 @@ from model.complete import Completion, complete_prompts
 from model.load import LoadedModel
 from model.sampling import Sampling
 
-METHODS = ("magpie", "self-instruct", "evolve:deepen", "evolve:widen", "paraphrase", "back-translate", "induce")
+METHODS = (
+    *("magpie", "self-instruct", "evolve:deepen", "evolve:widen", "evolve:combine"),
+    *("paraphrase", "back-translate", "induce"),
+)
 OWN_IN_LIST = 2
+STEPS = " | "  # stands between the steps of a program
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,11 @@ class Pool:
         for record in (*self.seeds, *self.own):
             groups[record.behaviour or record.instruction].append(record)
         self.groups = list(groups.values())
+        by_language: dict[str, dict[str, list[Record]]] = defaultdict(lambda: defaultdict(list))
+        for record in (*self.seeds, *self.own):
+            if STEPS not in (record.program or ""):
+                by_language[record.lang or "en"][record.behaviour or record.instruction].append(record)
+        self.short = {language: list(groups.values()) for language, groups in by_language.items()}
         self.answered = self._those(lambda i: bool(i.input and i.output)) or self._those(lambda i: bool(i.output))
 
     def _those(self, holds: Callable[[Instance], bool]) -> list[list[Record]]:
@@ -116,6 +126,11 @@ class Pool:
 
     def parent(self, rng: random.Random) -> Record:
         return rng.choice(rng.choice(self.groups))
+
+    def two(self, rng: random.Random) -> list[Record]:
+        """Two of one language and of different behaviours, of one step each where their programs are known."""
+        enough = [groups for groups in self.short.values() if len(groups) > 1]
+        return [rng.choice(group) for group in rng.sample(rng.choice(enough), 2)] if enough else [self.parent(rng)]
 
     def with_answer(self, rng: random.Random) -> Record | None:
         """One with an input and its answer, or with an answer only where there are no others; None without any."""
@@ -170,6 +185,10 @@ def _asked_for(
         shown = pool.listed(rng)
         language = shown[0].lang or "en"
         return lessons.continue_list([record.instruction for record in shown], language), shown, language, ()
+    if method == "evolve:combine":
+        parents = pool.two(rng)
+        language = parents[0].lang or "en"
+        return lessons.combine([parent.instruction for parent in parents], language), parents, language, ()
     if method == "back-translate" and pool.documents and rng.random() < 0.5:
         text, language = rng.choice(pool.documents), rng.choice(("en", "zh"))
         return lessons.backtranslate(text, language), [], language, ()

@@ -33,7 +33,7 @@ from instruct.world.wording import OBJECT, literal_forms
 
 #: Shares of the parts; those that the records cannot fill go to `execute`.
 SHARES = {
-    "execute": 0.56,
+    "execute": 0.52,
     "bare": 0.08,
     "plan": 0.08,
     "induce": 0.06,
@@ -43,6 +43,7 @@ SHARES = {
     "continue": 0.03,
     "deepen": 0.04,
     "widen": 0.02,
+    "combine": 0.04,
     "paraphrase": 0.02,
     "back-translate": 0.02,
     "classify": 0.01,
@@ -109,7 +110,7 @@ class _Drawn:
         if all(len(group) > lessons.SHOWN for group in self.by_language.values()):
             makers["continue"] = self.continued
         if self.composed and self.single:
-            makers["plan"] = self.plan
+            makers |= {"plan": self.plan, "combine": self.combine}
         if self.deeper:
             makers["deepen"] = self.deepen
         if self.by_meaning:
@@ -159,6 +160,11 @@ class _Drawn:
         record = rng.choice(self.composed)
         texts = self._in_steps(record, rng)
         return lessons.plan(record.instruction, record.lang or "en", texts) if texts else None
+
+    def combine(self, rng: random.Random) -> Conversation | None:
+        record = rng.choice(self.composed)
+        texts = self._in_steps(record, rng)
+        return lessons.combine(texts, record.lang or "en", record.instruction) if texts else None
 
     def _in_steps(self, record: Record, rng: random.Random) -> list[str] | None:
         """An instruction for each step of its program; None where a step has none of its own."""

@@ -179,6 +179,12 @@ class Oracle:
         fitting = [each for each in longer if self.world.well_typed(each)]
         return self.grammar.phrase(rng.choice(fitting or [program]), rng, language)
 
+    def combine(self, text: str, language: str, rng: Random) -> str:
+        program = Program(tuple(step for line in text.splitlines() for step in self.read(line).program.steps))
+        return self.grammar.phrase(
+            program if self.world.well_typed(program) else rng.choice(self.programs), rng, language
+        )
+
     def paraphrase(self, text: str, language: str, rng: Random) -> str:
         reading = self.read(text)
         return self.grammar.phrase(reading.program, rng, language, literal=reading.literal)

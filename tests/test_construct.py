@@ -235,7 +235,7 @@ def test_without_a_program_wrong_answers_are_kept_too(arm, rounds):
             verdict = shared_course().verifier.judge(record.instruction, instance.input, instance.output)
             verdicts.append(bool(verdict.right))
     share = sum(verdicts) / len(verdicts)
-    assert (0.6 < share < 0.9) if arm == "unverified" else (share > 0.9), "a vote corrects"
+    assert (0.6 < share < 0.9) if arm == "unverified" else (share > 0.85), "a vote corrects"
 
 
 def test_held_out_items_are_not_seen_by_arms_without_a_program(rounds):

@@ -18,6 +18,10 @@ PARTS = {
     "input": (lambda *wanted, language: lessons.give_input("Sort them.", language, *wanted), "3 1"),
     "label": (lambda *wanted, language: lessons.give_label("Is it even?", language, *wanted), "no"),
     "input for": (lambda *wanted, language: lessons.give_input_for("Is it even?", "yes", language, *wanted), "4"),
+    "combine": (
+        lambda *wanted, language: lessons.combine(["Sort them.", "Add them."], language, *wanted),
+        "Sort, then add.",
+    ),
     "deepen": (lambda *wanted, language: lessons.deepen("Sort them.", language, *wanted), "Sort them, then add."),
     "widen": (lambda *wanted, language: lessons.widen("排序。", language, *wanted), "倒序。"),
     "paraphrase": (lambda *wanted, language: lessons.paraphrase("排序。", language, *wanted), "请排序。"),

@@ -15,6 +15,7 @@ from instruct.records import Instance, Origin, Record
 from model.complete import Completion
 from tests.oracle import oracle_of, read_prompt, shared_course, shared_seeds
 
+PARENTS = {"magpie": 0, "self-instruct": lessons.SHOWN, "evolve:combine": 2}  # others have one
 CONFIG = ProposeConfig(samples=84)
 
 
@@ -69,7 +70,7 @@ def test_every_record_says_where_it_comes_from(loaded, pool):
         assert origin.sampling == {"temperature": 1.0, "top_p": 1.0, "seed": 0, "number": number}
         assert origin.checkpoint == loaded.folder.name
         assert set(origin.parents) <= known.keys()
-        assert len(origin.parents) == {"magpie": 0, "self-instruct": lessons.SHOWN}.get(origin.method, 1)
+        assert len(origin.parents) == PARENTS.get(origin.method, 1)
         if origin.parents:
             assert {known[parent].lang for parent in origin.parents} == {record.lang}
         if origin.method == "back-translate":
@@ -89,7 +90,12 @@ def test_both_languages_are_written_about_equally(loaded, pool):
 def test_each_method_asks_with_its_own_part(method, loaded, pool, monkeypatch):
     prompts = says(monkeypatch, "Do it.")
     write(loaded, pool, ProposeConfig(samples=6, methods=(method,)), range(6))
-    parts = {"self-instruct": "continue", "evolve:deepen": "deepen", "evolve:widen": "widen"}
+    parts = {
+        "self-instruct": "continue",
+        "evolve:deepen": "deepen",
+        "evolve:widen": "widen",
+        "evolve:combine": "combine",
+    }
     for messages in prompts:
         if method == "magpie":
             assert messages == [("user", "")]
@@ -98,6 +104,19 @@ def test_each_method_asks_with_its_own_part(method, loaded, pool, monkeypatch):
         assert messages[0][1].rpartition(" ")[0] == parts.get(method, method)
         if method in ("induce", "back-translate"):
             assert all(line.partition(lessons.ARROW)[0] for line in messages[1][1].split("\n")), "an input, as taught"
+
+
+def test_two_different_meanings_of_one_language_are_combined(loaded, pool, monkeypatch):
+    prompts = says(monkeypatch, "Do it.")
+    records = write(loaded, pool, ProposeConfig(samples=40, methods=("evolve:combine",)), range(40))
+    known = {record.id: record for record in (*pool.seeds, *pool.own)}
+    for record, messages in zip(records, prompts):
+        parents = [known[parent] for parent in record.origin.parents]
+        assert messages[1][1] == "\n".join(parent.instruction for parent in parents)
+        assert len({parent.behaviour or parent.instruction for parent in parents}) == 2 and {
+            p.lang for p in parents
+        } == {record.lang}
+        assert all(" | " not in (parent.program or "") for parent in parents)
 
 
 @pytest.mark.parametrize(

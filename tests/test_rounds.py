@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -258,7 +259,8 @@ def test_fresh_starts_anew_and_deletes_no_other_folder(whole, tmp_path, monkeypa
 def test_a_round_has_lessons_for_all_its_steps_in_the_wanted_shares(whole, course, monkeypatch):
     """As many tokens with own items as without; what is own plays the model's own parts only."""
     seeds, tokenizer = prepare(whole, course, Ranks())
-    own = [record for record in seeds if record.program == "sum" and record.lang == "zh"]
+    own = [replace(r, instruction=f"own {r.instruction}", behaviour=f"own {r.behaviour}") for r in seeds]
+    few = [record for record in own if record.program == "sum"]
     drawn = []
 
     def remember(conversations, *arguments):
@@ -268,17 +270,19 @@ def test_a_round_has_lessons_for_all_its_steps_in_the_wanted_shares(whole, cours
     lesson_rows = rounds_module.lesson_rows
     monkeypatch.setattr(rounds_module, "lesson_rows", remember)
     longer = tiny(Path(whole.run).parent, "train.steps=40")
-    rows = [lessons_for(longer, longer.train, seeds, items, tokenizer, salt=1) for items in ((), own)]
+    rows = [lessons_for(longer, longer.train, seeds, items, tokenizer, salt=1) for items in ((), own, few)]
     for each in rows:
         assert len(each) >= 40 * 4, "no lesson is seen twice in a round"
         assert len(each) < 1.6 * 40 * 4
     assert abs(len(rows[0]) - len(rows[1])) < 0.15 * len(rows[0])
-    instructions = {record.instruction for record in own}
-    of_own = [lesson for lesson in drawn[1] if {m.content.split("\n")[0] for m in lesson.messages} & instructions]
-    assert 0.25 < len(of_own) / len(drawn[1]) < 0.6
+    shares = [
+        sum(any("own " in m.content for m in each.messages) for each in lessons) / len(lessons) for lessons in drawn
+    ]
+    assert shares[0] == 0 and 0.25 < shares[1] < 0.6, "as configured"
+    assert 0 < shares[2] < 2 / len({record.behaviour for record in seeds}), "one meaning among as many as there are"
     tail = drawn[1][-20:]
     assert {part_of(lesson)[0] for lesson in tail} <= {*OWN_PARTS}
-    assert drawn[0] != drawn[1] and len(drawn) == 2
+    assert drawn[0] != drawn[1] and len(drawn) == 3
 
 
 def test_the_verified_arm_trains_on_what_the_verifier_kept(whole, course, tmp_path, monkeypatch):

@@ -91,6 +91,14 @@ def test_a_plan_is_made_of_single_operations_that_compose_to_the_instruction(tau
             assert course.verifier.parser.parse(step).literal is None, "a step works on what it is given"
 
 
+def test_what_is_combined_is_a_plan_read_backwards(taught, by_text):
+    assert len(taught["combine"]) > 50
+    for language, steps, instruction in taught["combine"]:
+        records = [by_text[step] for step in steps.split("\n")]
+        assert {record.lang for record in records} == {language}
+        assert " | ".join(record.program for record in records) == by_text[instruction].program
+
+
 def test_a_paraphrase_means_the_same_in_other_words(taught, by_text, course):
     assert len(taught["paraphrase"]) > 10
     for _, one, other in taught["paraphrase"]:

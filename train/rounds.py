@@ -59,7 +59,8 @@ class RoundsConfig:
     """A base and its rounds.
 
     rounds      how many; 0 trains the base only
-    own_share   share of the lessons of a round that the model's own items give; the rest are of the seeds
+    own_share   largest share of the lessons of a round that the model's own items give; the rest are of the seeds.
+                While own items are few, it is less: no meaning of theirs is met more often than one of the seeds
     exam        questions of each kind that an exam asks
     base, train  how the base and each round are trained; device and threads are those of `train` for both
     """
@@ -117,7 +118,7 @@ def lessons_for(
     tokenizer: Tokenizer,
     salt: int,
 ) -> PackedRows:
-    """Enough lessons for all steps once: of the seeds, and for `own_share` of them of own items, if there are any."""
+    """Enough lessons for all steps once: of the seeds, and, up to `own_share`, of own items."""
     context, places = config.model.context, steps.steps * steps.batch_size * config.model.context
     seed = config.seed * 1000 + salt
 
@@ -126,7 +127,8 @@ def lessons_for(
         mean = sum(len(e) for e in fit_all(sample, tokenizer, ChatFormat(), context + 1)[0]) / len(sample)
         return teach(records, math.ceil(1.1 * share * places / mean), seed, parts)
 
-    own_share = config.own_share if own else 0.0
+    meanings = [len({record.behaviour or record.instruction for record in records}) for records in (own, seeds)]
+    own_share = min(config.own_share, meanings[0] / sum(meanings))
     conversations = drawn(seeds, 1 - own_share, tuple(SHARES))
     if own:
         conversations += drawn(own, own_share, OWN_PARTS)
