@@ -259,7 +259,7 @@ def test_fresh_starts_anew_and_deletes_no_other_folder(whole, tmp_path, monkeypa
 def test_a_round_has_lessons_for_all_its_steps_in_the_wanted_shares(whole, course, monkeypatch):
     """As many tokens with own items as without; what is own plays the model's own parts only."""
     seeds, tokenizer = prepare(whole, course, Ranks())
-    own = [replace(r, instruction=f"own {r.instruction}", behaviour=f"own {r.behaviour}") for r in seeds]
+    own = [replace(r, instruction=f"own: {r.instruction}", behaviour=f"own {r.behaviour}") for r in seeds]
     few = [record for record in own if record.program == "sum"]
     drawn = []
 
@@ -276,7 +276,7 @@ def test_a_round_has_lessons_for_all_its_steps_in_the_wanted_shares(whole, cours
         assert len(each) < 1.6 * 40 * 4
     assert abs(len(rows[0]) - len(rows[1])) < 0.15 * len(rows[0])
     shares = [
-        sum(any("own " in m.content for m in each.messages) for each in lessons) / len(lessons) for lessons in drawn
+        sum(any("own: " in m.content for m in each.messages) for each in lessons) / len(lessons) for lessons in drawn
     ]
     assert shares[0] == 0 and 0.25 < shares[1] < 0.6, "as configured"
     assert 0 < shares[2] < 2 / len({record.behaviour for record in seeds}), "one meaning among as many as there are"
