@@ -16,6 +16,7 @@ import pytest
 
 from configs import ConfigError, dumps, load, read_toml, to_dict
 from train.classify import ClassifyConfig
+from train.embed import EmbedConfig
 from train.extract import ExtractConfig
 from train.pretrain import PretrainConfig
 from train.rounds import RoundsConfig
@@ -195,7 +196,7 @@ def test_the_encoding_rule_sees(line, is_wrong):
 # Configurations ------------------------------------------------------------------------------------------------------
 
 
-NAMED = {"classify": ClassifyConfig, "extract": ExtractConfig}
+NAMED = {"classify": ClassifyConfig, "extract": ExtractConfig, "embed": EmbedConfig}
 
 
 def class_of(path: Path) -> type:
