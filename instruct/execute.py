@@ -36,6 +36,7 @@ from pathlib import Path
 from configs import UserError, run_main
 from instruct import lessons, strategies
 from instruct.answer import Asked, say
+from instruct.embed import Encoder
 from instruct.strategies import STRATEGIES, Chain, Embedder, Known, Settings, asking, probabilities, unfit, wrong_type
 from instruct.verify import Verifier
 from instruct.world.behaviour import Behaviour
@@ -287,15 +288,6 @@ def as_json(done: Execution) -> str:
     return json.dumps(asdict(done), ensure_ascii=False)
 
 
-def load_embedder(run: str) -> Embedder:
-    """The embedder of a run folder. Raises UserError where there is none."""
-    try:
-        from instruct.embed import load_embedder as load  # only those who retrieve need it
-    except ImportError:
-        raise UserError("there is no instruct.embed here, which reads embedders; choose another strategy") from None
-    return load(run)
-
-
 def read_known(path: str, embedder: Embedder) -> Known:
     """Known instructions, one a line of a file. Raises UserError where there is none."""
     lines = [line.strip() for line in Path(path).read_text("utf-8").splitlines()]
@@ -357,7 +349,7 @@ def main(argv: list[str]) -> int:
         raise UserError("there is no question on the standard input; write one a line")
     settings = settings_of(arguments)
     loaded = load_run(arguments.run, arguments.device)
-    known = read_known(arguments.known, load_embedder(arguments.embedder)) if retrieves else None
+    known = read_known(arguments.known, Encoder.load(arguments.embedder)) if retrieves else None
     verifier = world_verifier() if arguments.world else None
     done = execute_all(loaded, questions, arguments.strategy, settings, known, verifier)
     if arguments.sentence:

@@ -28,7 +28,8 @@ from typing import Protocol
 
 from configs import UserError, run_main
 from instruct.answer import Asked
-from instruct.execute import DEFAULT, add_arguments, execute_all, load_embedder, settings_of
+from instruct.embed import Encoder
+from instruct.execute import DEFAULT, add_arguments, execute_all, settings_of
 from instruct.strategies import Embedder, Known, Settings, asking
 from model.load import LoadedModel, load_run
 
@@ -227,7 +228,7 @@ def main(argv: list[str]) -> int:
         raise UserError("there is no question; write one, or one a line on the standard input")
     paragraphs = read_folder(arguments.folder, arguments.longest)
     texts = [paragraph.text for paragraph in paragraphs]
-    finder = ByEmbedding(load_embedder(arguments.embedder), texts) if arguments.embedder else Bm25(texts)
+    finder = ByEmbedding(Encoder.load(arguments.embedder), texts) if arguments.embedder else Bm25(texts)
     loaded = load_run(arguments.run, arguments.device)
     answers = answer_all(loaded, paragraphs, finder, questions, arguments.least, settings_of(arguments))
     for each in answers:

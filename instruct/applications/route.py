@@ -32,13 +32,13 @@ from pathlib import Path
 from configs import UserError, run_main
 from instruct import lessons
 from instruct.answer import Asked
+from instruct.embed import Encoder
 from instruct.execute import (
     DEFAULT,
     Execution,
     add_arguments,
     add_chain_arguments,
     execute,
-    load_embedder,
     settings_of,
     world_verifier,
 )
@@ -216,7 +216,7 @@ def main(argv: list[str]) -> int:
         raise UserError("there is no message; write one, or one a line on the standard input")
     intents = read_intents(arguments.intents)
     loaded = load_run(arguments.run, arguments.device)
-    embedder = load_embedder(arguments.embedder) if arguments.embedder else None
+    embedder = Encoder.load(arguments.embedder) if arguments.embedder else None
     verifier = world_verifier() if arguments.world else None
     settings = settings_of(arguments)
     done = route(loaded, intents, messages, embedder, arguments.least, arguments.strategy, settings, verifier)
