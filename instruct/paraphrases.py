@@ -162,7 +162,7 @@ def phrase(
 ) -> list[list[Phrased]]:
     """Of every program and language up to `count` different texts: those to train on, or those to measure with.
 
-    held_out: with the held-out phrase of its last operation. inputs: the share of the texts that have an input, one
+    held_out: with the held-out phrase of its last operation, which no text to train on has. inputs: the share of the texts that have an input, one
     half of them in their words, where it can stand there, the others beside the instruction.
     """
     found = []
@@ -174,7 +174,7 @@ def phrase(
                 if len(texts) == count:
                     break
                 text = _say(course, program, rng, language, held_out, inputs)
-                if is_held_out(text) != train:
+                if held_out or is_held_out(text) != train:
                     texts[text] = None
             found.append([Phrased(text, name, language, program) for text in texts])
     return found
