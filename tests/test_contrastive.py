@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from data.batches import PADDING, Batch
-from model.embedder import pad_rows
+from model.embedder import pad_rows, prefix
 from tests.ranks import on_ranks
 from tests.test_embedder import embedder
 from train.contrastive import NOTHING, Contrastive, info_nce, vectors_in_chunks
@@ -168,6 +168,12 @@ def test_every_size_has_its_loss():
     model, batch = double_embedder(), batch_of()
     both, small, whole = (gradients(model, batch, 0, sizes=sizes)[0] for sizes in ((4, 10), (4,), (10,)))
     assert both == pytest.approx((small + whole) / 2, rel=1e-12) and abs(small - whole) > 1e-3
+
+
+def test_a_smaller_size_is_compared_by_its_own_cosines():
+    vectors = unit(8)
+    terms = Contrastive((3,), 0, Ranks()).loss(vectors, BEHAVIOURS, torch.tensor(7.0).double())
+    assert terms.total.item() == pytest.approx(by_hand(prefix(vectors, 3), BEHAVIOURS, 7.0)[0], rel=1e-12)
 
 
 def on_a_rank(ranks: Ranks, chunk: int):

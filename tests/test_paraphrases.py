@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -100,6 +101,13 @@ def test_programs_that_do_the_same_are_one_behaviour(course):
             alike = course.behaviour.fingerprints(one) & course.behaviour.fingerprints(other)
             assert not alike or name == other_name
     assert everything[Program.read("sort_up")] != everything[Program.read("sort_down")]
+
+
+def test_a_held_out_program_that_does_what_a_taught_one_does_is_not_new(course):
+    taught, other, new = map(Program.read, ("sort_down", "sort_up | reverse_list", "sort_up | last"))
+    splits = SimpleNamespace(seeds=(taught,), held_out=(other,), depth3=(new,))
+    found = behaviours(SimpleNamespace(splits=splits, behaviour=course.behaviour))
+    assert list(found.known) == [taught] and list(found.new) == [new]
 
 
 def test_training_and_evaluation_share_no_text_and_the_phrases_that_are_held_out_stay_out(course):
