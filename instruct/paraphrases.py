@@ -162,8 +162,9 @@ def phrase(
 ) -> list[list[Phrased]]:
     """Of every program and language up to `count` different texts: those to train on, or those to measure with.
 
-    held_out: with the held-out phrase of its last operation, which no text to train on has. inputs: the share of the texts that have an input, one
-    half of them in their words, where it can stand there, the others beside the instruction.
+    held_out: with the held-out phrase of its last operation, which no text to train on has. inputs: the share of
+    the texts that have an input, one half of them in their words, where it can stand there, the others beside the
+    instruction.
     """
     found = []
     for program, name in programs.items():
