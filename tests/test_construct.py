@@ -50,7 +50,7 @@ WRITING_ARMS = ("paraphrase", *OWN_ARMS)
 
 
 def configured(arm: str, **changes) -> ConstructConfig:
-    votes = {"votes": 5} if arm == "consistency" else {}
+    votes = {"votes": 9} if arm == "consistency" else {}
     writing = ProposeConfig(samples=SAMPLES, **votes)
     return ConstructConfig(**({"arm": arm, "most": 40, "inputs": 4, "propose": writing} | changes))
 
@@ -235,7 +235,7 @@ def test_without_a_program_wrong_answers_are_kept_too(arm, rounds):
             verdict = shared_course().verifier.judge(record.instruction, instance.input, instance.output)
             verdicts.append(bool(verdict.right))
     share = sum(verdicts) / len(verdicts)
-    assert (0.6 < share < 0.9) if arm == "unverified" else (share > 0.85), "a vote corrects"
+    assert (0.6 < share < 0.9) if arm == "unverified" else (share > 0.9), "a vote corrects"
 
 
 def test_held_out_items_are_not_seen_by_arms_without_a_program(rounds):
