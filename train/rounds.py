@@ -53,6 +53,8 @@ from train.run import RunFolder, TrainState, write_text
 from train.stage import stage_main
 from train.trainer import TrainConfig, Trainer
 
+WORDS = 20  # times that the tokenizer sees each word beside the lessons: names stand in few of them, yet shall be whole
+
 
 @dataclass(frozen=True)
 class RoundsConfig:
@@ -176,13 +178,19 @@ def prepare(config: RoundsConfig, course: Course, ranks: Ranks) -> tuple[list[Re
     seeds_path, tokenizer_path = Path(config.run) / "seeds.jsonl", Path(config.run) / "tokenizer.model"
     if ranks.is_main and not (seeds_path.exists() and tokenizer_path.exists()):
         seeds = course.seeds()
-        texts = (m.content for c in teach(seeds, 20_000, config.seed) for m in c.messages)
+        texts = [m.content for c in teach(seeds, 20_000, config.seed) for m in c.messages] + WORDS * words_of(seeds)
         tokenizer = Tokenizer.train(texts, TokenizerConfig(vocab_size=config.vocab_size, character_coverage=1.0))
         write_records(seeds_path, seeds)
         with whole_file(tokenizer_path) as file:
             file.write(tokenizer.model_bytes)
     ranks.barrier()
     return list(read_records(seeds_path)), Tokenizer.load(tokenizer_path)
+
+
+def words_of(seeds: Sequence[Record]) -> list[str]:
+    """The inputs and outputs of the seeds that are single words and no numbers, each once."""
+    texts = (text for record in seeds for instance in record.instances for text in (instance.input, instance.output))
+    return sorted({text for text in texts if text and " " not in text and not text.lstrip("-").isdigit()})
 
 
 def train_base(
