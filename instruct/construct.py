@@ -23,6 +23,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from configs import UserError, check, load, run_main
+from data.corpus import CorpusConfig, documents
 from instruct import propose
 from instruct.answer import Asked, by_plan, directly
 from instruct.filters import Duplicate, NearDuplicate, decide, usual
@@ -37,6 +38,7 @@ from instruct.world.program import world
 from model.load import LoadedModel, load_run
 
 Arm = Literal["seeds", "paraphrase", "unverified", "consistency", "verified", "interpreter"]
+LONGEST_DOCUMENT = 300  # characters of a document that are shown
 ARMS: tuple[str, ...] = get_args(Arm)
 
 
@@ -280,6 +282,13 @@ def main(argv: list[str]) -> None:
     parser.add_argument("run", help="run folder of the model that writes")
     parser.add_argument("seeds", help="instructions in any format of data.formats")
     parser.add_argument("--out", required=True, metavar="FILE", help="where the records go (.jsonl, .jsonl.gz)")
+    parser.add_argument(
+        "--documents",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="text files or folders to be written back to instructions too (back-translation); may be repeated",
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="such as arm=unverified, propose.samples=500")
     arguments = parser.parse_intermixed_args(argv)  # settings may stand before and after --out
     config = load(ConstructConfig, None, arguments.overrides)
@@ -290,7 +299,9 @@ def main(argv: list[str]) -> None:
             f"no program can judge items like those of {arguments.seeds}: none of them is an instruction of the "
             "embedded world; write arm=unverified or arm=consistency"
         )
-    records = construct(load_run(arguments.run), Pool(seeds), verifier, config)
+    found = documents(CorpusConfig(paths=tuple(arguments.documents))) if arguments.documents else ()
+    pool = Pool(seeds, documents=[document.text[:LONGEST_DOCUMENT] for document in found])
+    records = construct(load_run(arguments.run), pool, verifier, config)
     write_records(arguments.out, records)
     print("\n".join(show_funnel(funnel(records, config.propose.samples))))
 

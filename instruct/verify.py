@@ -294,6 +294,16 @@ def main(argv: list[str]) -> int:
     return 1 if found else 0
 
 
+def audit_summary(path: str) -> dict:
+    """What `main --json` prints of a file: answers, claims judged and wrong by kind, faults with their places."""
+    found: list[Finding] = []
+    checked: Counter[str] = Counter()
+    for _ in audit_file(path, Verifier(Behaviour(world())), found, checked):
+        pass
+    answers = checked.pop("answers", 0)
+    return _summary(path, answers, checked, Counter(finding.fault.kind for finding in found), found)
+
+
 def _summary(path: str, answers: int, checked: Counter, wrong: Counter, found: list[Finding]) -> dict:
     faults = [
         {"place": each.place, "kind": each.fault.kind, "claim": each.fault.claim, "right": each.fault.right}

@@ -328,6 +328,14 @@ def test_the_command_writes_every_item_with_its_fate(run, files, tmp_path, capsy
         assert {parent for record in records for parent in record.origin.parents} <= seeds
 
 
+def test_documents_of_the_command_are_written_back(run, files, tmp_path):
+    (tmp_path / "notes.txt").write_text("The sea is wide.", "utf-8")
+    settings = ["arm=unverified", 'propose.methods=["back-translate"]', "--documents", str(tmp_path / "notes.txt")]
+    propose.main([str(run), str(files["free"]), "--out", str(tmp_path / "out.jsonl"), *SMALL, *settings])
+    origins = [record.origin for record in read_records(tmp_path / "out.jsonl")]
+    assert any(not origin.parents for origin in origins) and any(origin.parents for origin in origins)
+
+
 @pytest.mark.parametrize(
     "seeds, overrides, message",
     [

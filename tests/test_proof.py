@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from configs import UserError
 from instruct.exam import KINDS
-from train.proof import gain, main
+from train.proof import audited_file, gain, main
 from train.proof_report import markdown
 
 
@@ -38,6 +40,16 @@ def test_the_page_says_the_gain():
     found = gain(table(seeds=[0.2, 0.2], verified=[0.5, 0.5], interpreter=[0.6, 0.6]))
     page = markdown({"gain": found, "command": "c", "seeds_done": 2, "machine": {}}, pictures=False)
     assert "**+30.0 points**" in page and "2 of 2 seeds" in page and "75% of what the interpreter" in page
+
+
+def test_public_data_is_audited_and_its_places_are_shown(tmp_path):
+    path = tmp_path / "sums.jsonl"
+    rows = [{"instruction": "What is 2 + 2?", "output": answer} for answer in ("2 + 2 = 4", "2 + 2 = 5", "2 + 2 = 7")]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    found = audited_file(path)
+    assert [fault["place"] for fault in found["faults"]] == ["sums.jsonl:2", "sums.jsonl:3"]
+    facts = {"gain": gain(table(verified=[0.4])), "command": "c", "seeds_done": 1, "machine": {}, "audit": [found]}
+    assert "| sums.jsonl | 3 | sum | 3 | 2 | 2, 3 |" in markdown(facts, pictures=False)
 
 
 @pytest.mark.parametrize("arguments", [["--arms", "best"], ["--seeds", "0"]])

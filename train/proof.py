@@ -25,6 +25,7 @@ from instruct.construct import ARMS
 from instruct.curriculum import Course
 from instruct.exam import KINDS, PLANNED
 from instruct.records import read_records
+from instruct.verify import audit_summary
 from model.load import load_run
 from train.demo import machine
 from train.distributed import Ranks, setup, teardown
@@ -166,6 +167,13 @@ def evidence(config: RoundsConfig, written: int, searched: int, people: Path | N
     }
 
 
+def audited_file(path: Path) -> dict[str, Any]:
+    """What the audit finds in public data; places without the folder."""
+    found = audit_summary(str(path))
+    faults = [{**fault, "place": fault["place"].replace(str(path), path.name)} for fault in found["faults"]]
+    return {**found, "file": path.name, "faults": faults}
+
+
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m train.proof", description="Measure the gain of own instructions.")
     parser.add_argument("config", help="TOML file of train.rounds, for example configs/construct.toml")
@@ -176,6 +184,8 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--written", type=int, default=20_000, help="samples for yield and filters (default 20,000)")
     parser.add_argument("--searched", type=int, default=40, help="tasks of induction with search (default 40)")
     parser.add_argument("--people", type=Path, help="folder of the public instruction-induction tasks")
+    parser.add_argument("--audit", type=Path, action="append", default=[], help="public data to audit; may be repeated")
+    parser.add_argument("--world", type=Path, help="figures of instruct.world.check, to be shown too")
     parser.add_argument("--rouge", type=Path, help="figures of instruct.rouge_bench, to be shown too")
     arguments = parser.parse_intermixed_args(argv)
     config = load(RoundsConfig, arguments.config, arguments.overrides)
@@ -197,8 +207,13 @@ def main(argv: list[str]) -> None:
         }
         if "verified" in arms:
             report |= evidence(config, arguments.written, arguments.searched, arguments.people)
-        if arguments.rouge:
-            report["rouge"] = json.loads(arguments.rouge.read_text("utf-8"))
+        report |= {
+            name: json.loads(path.read_text("utf-8"))
+            for name, path in (("world", arguments.world), ("rouge", arguments.rouge))
+            if path
+        }
+        if arguments.audit:
+            report["audit"] = [audited_file(path) for path in arguments.audit]
         write(report, Path(arguments.out))
     finally:
         teardown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,9 @@ ASKS = {
     "compositions": "new compositions that no arm may train on",
     "depth3": "chains of three, none trained on",
 }
+
+
+PLACES = 12  # faults of a kind and file whose places the page shows; the JSON has all
 
 
 def mean(runs: Sequence[Sequence[float]], number: int = -1) -> float:
@@ -66,6 +70,8 @@ def markdown(report: Mapping[str, Any], pictures: bool) -> str:
             *(_filters(report["filters"]) if "filters" in report else []),
             *(_induction(report["induction"]) if "induction" in report else []),
             *(_rouge(report["rouge"]) if "rouge" in report else []),
+            *(_world(report["world"]) if "world" in report else []),
+            *(_audit(report["audit"]) if "audit" in report else []),
             "",
         ]
     )
@@ -203,4 +209,33 @@ def _rouge(figures: Mapping[str, Any]) -> Iterator[str]:
         f"package per decision with tokens ready ({speedup['as_used']:,.0f} as it is used); "
         f"{check['disagreements']} disagreements in {check['pairs']:,} pairs."
     )
+    yield ""
+
+
+def _world(figures: Mapping[str, Any]) -> Iterator[str]:
+    yield "## The judge itself"
+    yield ""
+    yield (
+        f"{figures['programs']:,} random programs of one to three steps, said in words and read back: "
+        f"{figures['mismatch']:,} with another meaning, {figures['unreadable']:,} unreadable, "
+        f"{figures['ambiguous']:,} ambiguous."
+    )
+    yield ""
+
+
+def _audit(files: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    yield "## Public data under audit"
+    yield ""
+    yield "Claims that a program can judge, and those that are wrong; places are lines of the file (items, of a list)."
+    yield ""
+    yield "| file | answers | claims | judged | wrong | where |"
+    yield "|---|---|---|---|---|---|"
+    for figures in files:
+        for kind, judged in sorted(figures["checked"].items()):
+            places = [re.split(r"[: ]", fault["place"])[-1] for fault in figures["faults"] if fault["kind"] == kind]
+            where = ", ".join(places[:PLACES]) + (" …" if len(places) > PLACES else "")
+            yield (
+                f"| {figures['file']} | {figures['answers']:,} | {kind} | {judged:,} | "
+                f"{figures['wrong'].get(kind, 0):,} | {where} |"
+            )
     yield ""

@@ -63,6 +63,7 @@ class RoundsConfig:
     rounds      how many; 0 trains the base only
     own_share   largest share of the lessons of a round that the model's own items give; the rest are of the seeds.
                 While own items are few, it is less: no meaning of theirs is met more often than one of the seeds
+    round_lr    peak of the learning rate in a round, as a share of that of the base
     exam        questions of each kind that an exam asks
     base, train  how the base and each round are trained; device and threads are those of `train` for both
     """
@@ -71,6 +72,7 @@ class RoundsConfig:
     seed: int = 0
     rounds: int = 3
     own_share: float = 0.5
+    round_lr: float = 1.0
     exam: int = 300
     vocab_size: int = 1500
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
@@ -85,6 +87,8 @@ class RoundsConfig:
         problems = []
         if not 0 < self.own_share < 1:
             problems.append(f"own_share must lie between 0 and 1, got {self.own_share}")
+        if not 0 < self.round_lr:
+            problems.append(f"round_lr must be positive, got {self.round_lr}")
         problems += [
             f"{name} must be positive, got {getattr(self, name)}"
             for name in ("exam", "vocab_size")
@@ -154,11 +158,13 @@ def fit(
         model = load_run(init).model.train()
     run = RunFolder(folder, ranks.is_main)
     settings = replace(config, rounds=0)  # more rounds may follow
-    run.open(settings if init else replace(settings, own_share=0.5, construct=ConstructConfig()))  # any arm's
+    if init is None:  # one base for all arms
+        settings = replace(settings, own_share=0.5, round_lr=1.0, construct=ConstructConfig())
+    run.open(settings)
     ranks.barrier()
     return Trainer(
         config=steps,
-        optimizer=config.optimizer,
+        optimizer=replace(config.optimizer, lr=config.optimizer.lr * (config.round_lr if init else 1)),
         schedule=config.schedule,
         model=model,
         objective=language_modelling,
