@@ -2,7 +2,8 @@
 
 A model is a trunk and a head. `LanguageModel` predicts tokens: the next one on a causal trunk (GPT), the hidden ones
 on a bidirectional trunk (BERT), with the same loss over (targets, weights). `Classifier` names the classes of a text;
-`SpanReader` finds where in a text an answer begins and ends. `model.embedder.Embedder` turns a text into a vector.
+`SpanReader` finds where in a text an answer begins and ends. `Scorer` gives a text one number.
+`model.embedder.Embedder` turns a text into a vector.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from model.transformer import Linear, Norm, Transformer, initialise, widen
 
 HeadName = Literal["language", "masked"]
 LANGUAGE_HEADS: tuple[str, ...] = get_args(HeadName)
-HEADS = (*LANGUAGE_HEADS, "classes", "spans", "vectors")  # `head_name` of all models
+HEADS = (*LANGUAGE_HEADS, "classes", "spans", "vectors", "score")  # `head_name` of all models
 
 
 class LanguageHead(nn.Module):
@@ -56,6 +57,13 @@ class LanguageHead(nn.Module):
         flat = self._transformed(hidden).flatten(0, 1)
         weight = self.output.weight.to(flat.dtype)
         return linear_cross_entropy(flat, weight, targets.flatten(), weights.flatten(), softcap=self.softcap or None)
+
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy at each place, with gradient: hidden (B, T, C), targets (B, T) int64 -> (B, T) float32."""
+        flat = self._transformed(hidden).flatten(0, 1)
+        weight = self.output.weight.to(flat.dtype)
+        found = linear_cross_entropy(flat, weight, targets.flatten(), softcap=self.softcap or None, reduction="none")
+        return found.view(targets.shape)
 
     def _transformed(self, hidden: Tensor) -> Tensor:
         return hidden if self.transform is None else self.transform(hidden)
@@ -147,4 +155,30 @@ class SpanReader(nn.Module):
         return scores[..., 0], scores[..., 1]
 
 
-Model = LanguageModel | Classifier | SpanReader | Embedder
+class Scorer(nn.Module):
+    """A trunk that gives a text one number, the higher the better: a reward model (Stiennon et al. 2020).
+
+    It is read at the last token of the text, the only one that has seen all of it in a causal trunk; a conversation
+    ends with `<end>`, so that this is always the same token.
+    """
+
+    head_name = "score"
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.trunk = Transformer(config)
+        self.head = Linear(config.width, 1)
+        initialise(self.head, config)
+
+    def forward(self, tokens: Tensor, documents: Tensor | None = None, positions: Tensor | None = None) -> Tensor:
+        """tokens (B, T), one text a row -> (B,) float32; arguments as in `Transformer.forward`. Padding, which has no
+        document, stands behind the text; of a row of nothing but padding the number means nothing.
+        """
+        hidden = self.trunk(tokens, documents, positions)
+        real = torch.ones_like(tokens) if documents is None else (documents >= 0).long()
+        last = (real.sum(1) - 1).clamp(min=0)[:, None, None].expand(-1, 1, hidden.shape[-1])
+        return self.head(widen(hidden.gather(1, last))[:, 0])[:, 0]
+
+
+Model = LanguageModel | Classifier | SpanReader | Embedder | Scorer

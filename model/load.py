@@ -22,7 +22,7 @@ from data.chat import ChatFormat
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
 from model.embedder import Embedder
-from model.heads import HEADS, LANGUAGE_HEADS, Classifier, LanguageModel, Model, SpanReader
+from model.heads import HEADS, LANGUAGE_HEADS, Classifier, LanguageModel, Model, Scorer, SpanReader
 from model.storage import MANIFEST, decode_tensors, encode_tensors, newest_intact, read_folder
 
 WEIGHTS, DESCRIPTION, TOKENIZER, CHAT = "model.safetensors", "model.json", "tokenizer.model", "chat.json"
@@ -144,7 +144,8 @@ def _build(config: ModelConfig, description: dict[str, Any]) -> Model:
         return Classifier(config, description["classes"], description["multiple"])
     if description["head"] == "vectors":
         return Embedder(config, description["dimensions"])
-    return SpanReader(config) if description["head"] == "spans" else LanguageModel(config, description["head"])
+    plain = {"spans": SpanReader, "score": Scorer}.get(description["head"])
+    return plain(config) if plain else LanguageModel(config, description["head"])
 
 
 @torch.no_grad()

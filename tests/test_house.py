@@ -18,7 +18,9 @@ from configs import ConfigError, dumps, load, read_toml, to_dict
 from train.classify import ClassifyConfig
 from train.embed import EmbedConfig
 from train.extract import ExtractConfig
+from train.prefer import PreferConfig
 from train.pretrain import PretrainConfig
+from train.reward import RewardConfig
 from train.rounds import RoundsConfig
 from train.sft import SftConfig
 
@@ -196,7 +198,13 @@ def test_the_encoding_rule_sees(line, is_wrong):
 # Configurations ------------------------------------------------------------------------------------------------------
 
 
-NAMED = {"classify": ClassifyConfig, "extract": ExtractConfig, "embed": EmbedConfig}
+NAMED = {
+    "classify": ClassifyConfig,
+    "extract": ExtractConfig,
+    "embed": EmbedConfig,
+    "prefer": PreferConfig,
+    "reward": RewardConfig,
+}
 
 
 def class_of(path: Path) -> type:

@@ -1,0 +1,123 @@
+"""Pairs of answers made from a world: a right one against the model's own wrong one, told apart by the verifier.
+
+    pairs = make_pairs(loaded, course, PairsConfig(questions=1000), seed=0)     # [Preference, ...]
+    write_preferences("pairs.jsonl", pairs)
+
+What it is. The questions are such as an exam asks (`instruct.exam`), of what may be trained on: programs of the seeds
+and open pairs of operations, in words and with inputs of training. Each is answered several times at a temperature.
+Where an answer is wrong, it is paired with a right one of the model, or, where it gave none, with the world's.
+
+Why its own answers. A model is improved where it errs, and only what it would say itself is worth making less likely.
+
+The rater is a program and not a person: `rater` is "verifier" and `simulated` is true. Answers that were cut off are no
+part of a pair.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from configs import UserError, check
+from data.preferences import Preference
+from instruct import lessons
+from instruct.answer import Asked, directly
+from instruct.curriculum import Course
+from instruct.world.operation import Undefined
+from instruct.world.program import Program
+from instruct.world.splits import Item, draw_input
+from model.load import LoadedModel
+from model.sampling import Sampling
+
+Share = Callable[[Callable[[Sequence], list], Sequence], list]
+
+
+@dataclass(frozen=True)
+class PairsConfig:
+    """How pairs are made.
+
+    questions    that are asked; those that are always answered rightly give no pair
+    samples      answers to each question
+    temperature  of these answers
+    new_tokens   the longest answer
+    """
+
+    questions: int = 500
+    samples: int = 4
+    temperature: float = 1.0
+    new_tokens: int = 48
+
+    def __post_init__(self):
+        names = ("questions", "samples", "temperature", "new_tokens")
+        check([f"{name} must be positive, got {getattr(self, name)}" for name in names if getattr(self, name) <= 0])
+
+
+def training_questions(course: Course, count: int, seed: int = 0) -> list[Item]:
+    """`count` different questions that may be trained on, of seeds and of open compositions in turn."""
+    rng, found = random.Random(f"training questions {seed}"), {}
+    groups = [group for group in (course.splits.seeds, course.splits.open) if group]
+    for attempt in range(50 * count):
+        if len(found) == count:
+            break
+        program = rng.choice(groups[attempt % len(groups)])
+        if item := _item(course, program, rng):
+            found[item] = None
+    return list(found)
+
+
+def _item(course: Course, program: Program, rng: random.Random) -> Item | None:
+    languages = course.splits.languages(program)
+    if not languages:
+        return None
+    language = rng.choice(languages)
+    drawn = draw_input(course.world, program, rng, language, "train")
+    if drawn is None:
+        return None
+    text = course.grammar.phrase(program, rng, language)
+    return Item(text, drawn[0], drawn[1], language, program, "train", drawn[0])
+
+
+def make_pairs(
+    loaded: LoadedModel,
+    course: Course,
+    config: PairsConfig,
+    seed: int = 0,
+    share: Share = lambda work, items: work(items),
+) -> list[Preference]:
+    """One pair for each question that the model answers wrongly at least once. `share` runs work on this rank's part.
+
+    Raises UserError when there is none.
+    """
+    items = training_questions(course, config.questions, seed)
+    asked = [(item, seed * 1_000_003 + number) for number, item in enumerate(items)]
+    said = share(lambda part: _sampled(loaded, part, config), asked)
+    pairs = [pair for item, answers in zip(items, said) if (pair := _pair(course, item, answers))]
+    if not pairs:
+        raise UserError(f"none of {len(items)} questions was answered wrongly: ask more, or at a higher temperature")
+    return pairs
+
+
+def _sampled(loaded: LoadedModel, part: Sequence[tuple[Item, int]], config: PairsConfig) -> list[list[str]]:
+    """The answers to each question; its random numbers follow from its own seed, whoever answers it."""
+    asked = [Asked(i.instruction, i.input, i.language) for i, _ in part for _ in range(config.samples)]
+    seeds = [seed * 1_000 + copy for _, seed in part for copy in range(config.samples)]
+    said = directly(loaded, asked, config.new_tokens, Sampling(temperature=config.temperature), seeds)
+    return [said[start : start + config.samples] for start in range(0, len(said), config.samples)]
+
+
+def _pair(course: Course, item: Item, answers: Sequence[str]) -> Preference | None:
+    finished = [answer for answer in answers if answer]
+    right = [answer for answer in finished if _is_right(course, item, answer)]
+    wrong = [answer for answer in finished if answer not in right]
+    if not wrong:
+        return None
+    prompt = lessons.execute(item.instruction, item.input).messages
+    return Preference(prompt, right[0] if right else item.output, wrong[0], rater="verifier", simulated=True)
+
+
+def _is_right(course: Course, item: Item, answer: str) -> bool:
+    try:
+        return course.world.holds(item.program, item.given, answer, item.language)
+    except Undefined:
+        return False
