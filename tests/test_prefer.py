@@ -132,6 +132,23 @@ def test_a_resumed_run_is_bit_identical_and_keeps_its_reference(base, pairs, tmp
     assert evaluations[0] == evaluations[1]
 
 
+def test_a_run_that_breaks_a_rule_is_stopped_and_says_why(base, pairs, tmp_path):
+    """Chosen answers may not become less likely at all; a resumed run remembers that they had."""
+    more = ["loss.anchor=0", "train.steps=6", "train.evaluate_every=2", "optimizer.lr=0.1", "asked=0"]
+    more += ["health.patience=2", "health.drift=1e-9"]
+    run = trainer(base, pairs, tmp_path / "run", *more)
+    for name, parameter in run.model.named_parameters():
+        if "output" in name:
+            parameter.data.mul_(0.5)  # every answer is less likely
+    with pytest.raises(UserError, match=r"was stopped after step 4: chosen_drift is -.*likelihood anchor"):
+        run.fit()
+    records = read_metrics(tmp_path / "run")
+    assert [(r["kind"], r["step"]) for r in records if r["kind"] != "train"] == [("evaluation", 2), ("stopped", 4)]
+    assert records[-1]["chosen_drift"] < 0 and "chosen_drift" in records[-1]["why"]
+    with pytest.raises(UserError, match="was stopped after step 4"):
+        trainer(base, pairs, tmp_path / "run", *more).fit()
+
+
 KINDS = {"dpo": ("train.micro_batch=2",), "kto": (*KTO, "train.batch_size=4", "train.micro_batch=1")}
 WAYS = [("dpo", "ddp"), ("kto", "ddp"), ("kto", "fsdp")]
 

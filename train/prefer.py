@@ -11,7 +11,8 @@ against the model's own wrong ones (`instruct.pairs`), kept in RUN/pairs.jsonl. 
 the hash is that of reference and data.
 
 These objectives go wrong in silence: the loss falls while the chosen answers become less likely, answers longer, or
-repetitive. So each evaluation, on held-out prompts, says
+repetitive. So each evaluation says, of held-out prompts, what follows, and the rules of `train.health` stop a run that
+breaks them, and say why; its last checkpoint stays.
 
     accuracy             share of comparisons in which the good answer gained more than the bad one (ties half)
     ranking              share in which it is likelier than the bad one
@@ -48,6 +49,7 @@ from model.load import WEIGHTS, LoadedModel, load_run, model_files
 from model.sampling import Sampling
 from model.storage import decode_tensors, encode_tensors, read_manifest
 from train.distributed import Ranks
+from train.health import Health, HealthConfig
 from train.optim import OptimizerConfig, ScheduleConfig
 from train.parallel import compute_dtype
 from train.preference import Logs, PreferenceConfig, PreferenceObjective, answer_logs, total_loss
@@ -62,7 +64,7 @@ from train.preference_data import (
     read_judged,
 )
 from train.rounds import sharing
-from train.run import RunFolder, TrainState
+from train.run import RunFolder, TrainState, read_metrics
 from train.stage import stage_main
 from train.texts import in_epochs
 from train.trainer import TrainConfig, Trainer
@@ -99,6 +101,7 @@ class PreferConfig:
     answer_tokens  the longest answer that is sampled when the model is measured
     asked          held-out prompts that are answered then; 0: none
     loss           the objective; a row of a batch is a pair, or for KTO `loss.group` answers
+    health         rules that stop the run, judged at every evaluation
     """
 
     run: str = "runs/prefer"
@@ -109,6 +112,7 @@ class PreferConfig:
     asked: int = 64
     data: PreferenceData = field(default_factory=PreferenceData)
     loss: PreferenceConfig = field(default_factory=PreferenceConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -287,15 +291,20 @@ def build_trainer(config: PreferConfig, ranks: Ranks, fresh: bool = False) -> Tr
     weights = read_manifest(loaded.folder)[WEIGHTS][1]
     tables = reference_tables(reference, weights, {"train": material.rows, "held_out": held_out.rows}, run, ranks)
     asked = dict(list(by_prompt(parts[1]).items())[: config.asked])
+    health = Health(config.health)
 
     def evaluate() -> dict[str, float]:
         policy = log_table(model, held_out.rows, ranks)
         figures = held_out_figures(config.loss, policy, tables["held_out"], held_out)
         if asked:
             figures |= sampled_figures(loaded, reference, asked, config.answer_tokens, ranks)
+        if problem := health.check(figures):
+            run.log({"kind": "stopped", "step": trainer.state.step, "why": problem, **figures})
+            trainer.saver.finish()
+            raise UserError(f"{run.path} was stopped after step {trainer.state.step}: {problem}")
         return figures
 
-    return Trainer(
+    trainer = Trainer(
         config=in_epochs(config.train, config.epochs, len(material.rows)),
         optimizer=config.optimizer,
         schedule=config.schedule,
@@ -308,6 +317,9 @@ def build_trainer(config: PreferConfig, ranks: Ranks, fresh: bool = False) -> Tr
         evaluate=evaluate,
         seed=config.seed,
     )
+    seen = read_metrics(run.path) if (run.path / "metrics.jsonl").exists() else []
+    health.replay(ranks.from_main(seen), "evaluation")
+    return trainer
 
 
 def prefer(config: PreferConfig, ranks: Ranks, fresh: bool = False) -> TrainState:
