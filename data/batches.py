@@ -51,7 +51,7 @@ class Batch:
         return [self._map(itemgetter(slice(i, i + rows))) for i in range(0, len(self.tokens), rows)]
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
-        return Batch(**{field.name: function(getattr(self, field.name)) for field in dataclasses.fields(self)})
+        return type(self)(**{each.name: function(getattr(self, each.name)) for each in dataclasses.fields(self)})
 
 
 class Rows(Protocol):

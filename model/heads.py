@@ -3,6 +3,7 @@
 A model is a trunk and a head. `LanguageModel` predicts tokens: the next one on a causal trunk (GPT), the hidden ones
 on a bidirectional trunk (BERT), with the same loss over (targets, weights). `Classifier` names the classes of a text;
 `SpanReader` finds where in a text an answer begins and ends. `Scorer` gives a text one number.
+`ValuedModel` is a language model that also guesses how its answer will be rewarded.
 `model.embedder.Embedder` turns a text into a vector.
 """
 
@@ -23,7 +24,7 @@ from model.transformer import Linear, Norm, Transformer, initialise, widen
 
 HeadName = Literal["language", "masked"]
 LANGUAGE_HEADS: tuple[str, ...] = get_args(HeadName)
-HEADS = (*LANGUAGE_HEADS, "classes", "spans", "vectors", "score")  # `head_name` of all models
+HEADS = (*LANGUAGE_HEADS, "classes", "spans", "vectors", "score", "value")  # `head_name` of all models
 
 
 class LanguageHead(nn.Module):
@@ -179,6 +180,38 @@ class Scorer(nn.Module):
         real = torch.ones_like(tokens) if documents is None else (documents >= 0).long()
         last = (real.sum(1) - 1).clamp(min=0)[:, None, None].expand(-1, 1, hidden.shape[-1])
         return self.head(widen(hidden.gather(1, last))[:, 0])[:, 0]
+
+
+class ValuedModel(LanguageModel):
+    """A language model that, at each token, also guesses the reward of the answer that it is writing: the policy and
+    the value of PPO (Schulman et al. 2017) on one trunk. At first all values are 0.
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__(config)
+        self.head_name = "value"
+        self.value = Linear(config.width, 1)
+        nn.init.zeros_(self.value.weight)
+        if self.value.bias is not None:
+            nn.init.zeros_(self.value.bias)
+
+    @classmethod
+    def of(cls, model: LanguageModel) -> ValuedModel:
+        """One with the trunk and the head of this model, which it shares."""
+        valued = cls(model.config)
+        valued.trunk, valued.head = model.trunk, model.head
+        return valued
+
+    def policy(self) -> LanguageModel:
+        """The language model alone, with the same weights."""
+        with torch.device("meta"):
+            plain = LanguageModel(self.config)
+        plain.trunk, plain.head = self.trunk, self.head
+        return plain
+
+    def values(self, hidden: Tensor) -> Tensor:
+        """hidden (..., C) -> (...) float32."""
+        return widen(self.value(hidden))[..., 0]
 
 
 Model = LanguageModel | Classifier | SpanReader | Embedder | Scorer

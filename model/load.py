@@ -10,7 +10,7 @@ What it leaves out: checkpoints of other programs, and weights that lie on sever
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from data.chat import ChatFormat
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
 from model.embedder import Embedder
-from model.heads import HEADS, LANGUAGE_HEADS, Classifier, LanguageModel, Model, Scorer, SpanReader
-from model.storage import MANIFEST, decode_tensors, encode_tensors, newest_intact, read_folder
+from model.heads import HEADS, LANGUAGE_HEADS, Classifier, LanguageModel, Model, Scorer, SpanReader, ValuedModel
+from model.lora import ADAPTERS, adapted, adapter_files, merged_parameters, restore_adapters
+from model.storage import decode_tensors, encode_tensors, files_of_run
 
 WEIGHTS, DESCRIPTION, TOKENIZER, CHAT = "model.safetensors", "model.json", "tokenizer.model", "chat.json"
 
@@ -42,7 +43,8 @@ def model_files(model: Model, tokenizer: Tokenizer, chat: ChatFormat) -> dict[st
     """The files of a checkpoint that make a model usable; `load_run` reads them.
 
     The weights of a model that is sharded over ranks are not among them: gathering them takes all ranks, and the
-    trainer adds them (`train.sharded.whole_weights`), so that every checkpoint has them whole, in one file.
+    trainer adds them (`train.sharded.whole_weights`), so that every checkpoint has them whole, in one file. Of a model
+    with adapters (`model.lora`) they are merged, and what was trained comes in files of its own.
     """
     description = {
         "config": to_dict(model.config),
@@ -51,13 +53,14 @@ def model_files(model: Model, tokenizer: Tokenizer, chat: ChatFormat) -> dict[st
         **({"dimensions": model.dimensions} if isinstance(model, Embedder) else {}),
         "tokenizer_sha256": tokenizer.sha256,
     }
-    parameters = dict(model.named_parameters())
+    parameters = merged_parameters(model)
     sharded = any(hasattr(parameter, "full_tensor") for parameter in parameters.values())  # a DTensor, unimported
     return {
         **({} if sharded else {WEIGHTS: encode_tensors(parameters)}),
         DESCRIPTION: json.dumps(description, indent=1).encode(),
         TOKENIZER: tokenizer.model_bytes,
         CHAT: json.dumps(to_dict(chat), indent=1).encode(),
+        **adapter_files(model),
     }
 
 
@@ -73,16 +76,11 @@ def load_run(
     Raises UserError when there is none, it is damaged, its parts do not belong together, it has another head, or the
     device is not there.
     """
-    path, target = Path(path), find_device(device)
-    names = [WEIGHTS, DESCRIPTION, TOKENIZER, CHAT]
-    if (path / MANIFEST).exists():
-        folder, files = path, read_folder(path, names)
-    else:
-        found = newest_intact(path, names)
-        if found is None:
-            raise UserError(f"there is no checkpoint in {path}; give the folder of a run that has trained")
-        folder, files = found
+    target = find_device(device)
+    folder, files = files_of_run(path, [WEIGHTS, DESCRIPTION, TOKENIZER, CHAT])
     model, tokenizer, chat = model_from_files(files, folder)
+    if isinstance(model, ValuedModel) and "value" not in heads:
+        model = model.policy()
     if model.head_name not in heads:
         needed = " or ".join(map(repr, heads))
         raise UserError(f"{path} holds a model with the head {model.head_name!r}; use one with {needed}")
@@ -144,8 +142,19 @@ def _build(config: ModelConfig, description: dict[str, Any]) -> Model:
         return Classifier(config, description["classes"], description["multiple"])
     if description["head"] == "vectors":
         return Embedder(config, description["dimensions"])
-    plain = {"spans": SpanReader, "score": Scorer}.get(description["head"])
+    plain = {"spans": SpanReader, "score": Scorer, "value": ValuedModel}.get(description["head"])
     return plain(config) if plain else LanguageModel(config, description["head"])
+
+
+def restore_weights(model: torch.nn.Module, files: Mapping[str, bytes], source: str) -> None:
+    """Give a model what was trained in the run whose checkpoint these files are: all of it, or its adapters.
+
+    Raises UserError when it is that of another architecture.
+    """
+    if adapted(model):
+        restore_adapters(model, files[ADAPTERS], f"{source}/{ADAPTERS}")
+    else:
+        load_weights(model, decode_tensors(files[WEIGHTS], source), source)
 
 
 @torch.no_grad()

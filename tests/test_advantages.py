@@ -162,7 +162,7 @@ def test_the_mean_does_not_depend_on_the_split(kind):
 
 
 def test_methods_are_switches():
-    assert METHODS["grpo"] == Switches("normalised", "answer", 0.2, 0.2, False, False)
+    assert METHODS["grpo"] == Switches("normalised", "answer", 0.2, 0.2, False, 0, False)
     assert METHODS["dapo"].high > METHODS["dapo"].low
     with pytest.raises(ConfigError, match="low"):
         Switches(low=0.0)

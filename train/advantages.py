@@ -44,6 +44,7 @@ class Switches:
                    divided by the longest allowed; all tokens
     low, high      clipping of w to [1 - low, 1 + high]
     skip_silent    groups without signal count nowhere: not in the mean, nor with their divergence
+    attempts       how often a group without signal is sampled anew, with another question, before it is skipped
     kl_in_reward   the divergence (its sample, log p - log q) is taken off the reward instead of being in the loss
     """
 
@@ -52,17 +53,21 @@ class Switches:
     low: float = 0.2
     high: float = 0.2
     skip_silent: bool = False
+    attempts: int = 0
     kl_in_reward: bool = False
 
     def __post_init__(self):
         problems = [] if 0 < self.low <= 1 else [f"low must be above 0 and at most 1, got {self.low}"]
-        check(problems + ([] if self.high > 0 else [f"high must be positive, got {self.high}"]))
+        problems += [] if self.high > 0 else [f"high must be positive, got {self.high}"]
+        if self.attempts < 0:
+            problems.append(f"attempts must not be negative, got {self.attempts}")
+        check(problems)
 
 
 METHODS: dict[Method, Switches] = {
     "grpo": Switches(),
     "dr-grpo": Switches("centred", "constant"),
-    "dapo": Switches("normalised", "token", high=0.28, skip_silent=True),
+    "dapo": Switches("normalised", "token", high=0.28, skip_silent=True, attempts=3),
     "rloo": Switches("leave-one-out", "constant", kl_in_reward=True),
     "ppo": Switches("values", "token", kl_in_reward=True),
     "rft": Switches("kept", "token", skip_silent=True),

@@ -1,0 +1,355 @@
+"""Rollouts: rows for the trainer that the model writes itself, at the moment when they are asked for.
+
+A row is a group: K answers of the current model to one question, sampled at temperature 1 (the policy that is learnt
+is the one that is sampled), with their rewards turned into advantages. It is whole in one row, thus on one rank and
+in one micro-batch, because its advantages compare its answers.
+
+Everything about a rollout follows from (seed, position, weights): the question, and the random numbers of each answer.
+So nothing about rollouts is stored: a resumed run samples what the uninterrupted one has sampled, and ranks sample
+their own positions of what one process would have.
+
+Each rollout is used for one update. So w = p / p_old is 1 when the gradient is taken and the clip never acts; what
+several updates with the same rollouts would save in sampling, they would cost in exactness of a resumed run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from configs import UserError, check
+from data.answers import AnswerRows, example_of
+from data.batches import Batch
+from data.chat import prompt
+from data.order import key
+from instruct.rewards import Question, Reward
+from model.complete import Completion
+from model.generate import never_generated
+from model.generation import generate
+from model.heads import LanguageModel, ValuedModel
+from model.load import LoadedModel
+from model.sampling import Sampling
+from train.advantages import (
+    METHODS,
+    Advantage,
+    Average,
+    Method,
+    Switches,
+    averaged,
+    clipped_losses,
+    gae,
+    group_advantages,
+    is_silent,
+    k3,
+)
+from train.distributed import Ranks
+from train.objectives import LossTerms
+
+ROWS = 256  # answers that are sampled together
+BATCH_TOKENS = 16_384  # of a forward pass that needs no gradient
+FIGURES = ("silent", "reward", "length", "repetition", "unfinished", "kl", "entropy")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The objective: a method, and switches that replace those of the method (`train.advantages.Switches`).
+
+    kl               weight of the divergence from the reference
+    value            weight of the squared error of the values (ppo)
+    discount, trace  of generalised advantage estimation (ppo)
+    good             the smallest reward of an answer that is worth learning (rft)
+    """
+
+    method: Method = "grpo"
+    kl: float = 0.0
+    value: float = 0.5
+    discount: float = 1.0
+    trace: float = 0.95
+    good: float = 1.0
+    advantage: Advantage | None = None
+    average: Average | None = None
+    low: float | None = None
+    high: float | None = None
+    skip_silent: bool | None = None
+    attempts: int | None = None
+    kl_in_reward: bool | None = None
+
+    def __post_init__(self):
+        problems = [
+            f"{n} must not be negative, got {getattr(self, n)}" for n in ("kl", "value") if getattr(self, n) < 0
+        ]
+        problems += [
+            f"{n} must lie between 0 and 1, got {getattr(self, n)}"
+            for n in ("discount", "trace")
+            if not 0 <= getattr(self, n) <= 1
+        ]
+        check(problems)
+        _ = self.switches
+
+    @property
+    def switches(self) -> Switches:
+        """Those of the method, but for what is given here."""
+        of_method = METHODS[self.method]
+        given = {name: getattr(self, name) for name in Switches.__dataclass_fields__}
+        return Switches(**{n: getattr(of_method, n) if value is None else value for n, value in given.items()})
+
+
+@dataclass(frozen=True)
+class RolloutBatch(Batch):
+    """Groups: tokens, targets, weights, documents and positions (B, K, T), weight 1 at the tokens of answers. Of each
+    token (B, K, T) float32: its log-probability under the model that sampled it (`old`) and under the reference, its
+    advantage, and what its value should be. counted (B, K) float32: 1 for an answer that is learnt from.
+    """
+
+    old: Tensor
+    reference: Tensor
+    advantages: Tensor
+    returns: Tensor
+    counted: Tensor
+
+
+class Group(NamedTuple):
+    """The answers to one question: ids with their last token, texts, and rewards (K,)."""
+
+    question: int
+    ids: list[list[int]]
+    said: list[Completion]
+    rewards: list[float]
+
+    @property
+    def is_silent(self) -> bool:
+        return len(set(self.rewards)) == 1
+
+
+# Log-probabilities ---------------------------------------------------------------------------------------------------
+
+
+def token_logs(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of the tokens of answers, and the values before them if the model has values: (B, K, T), 0 at
+    all other places."""
+    tokens, documents, positions, targets, weights = (
+        part.flatten(0, 1) for part in (batch.tokens, batch.documents, batch.positions, batch.targets, batch.weights)
+    )
+    places = weights > 0
+    hidden = model.trunk(tokens, documents, positions)[places]  # (N, C)
+    found = -model.head.losses(hidden[None], targets[places][None])[0]
+    logs = torch.zeros(places.shape, dtype=found.dtype, device=found.device).masked_scatter(places, found)
+    if not isinstance(model, ValuedModel):
+        return logs.view(batch.tokens.shape), None
+    values = torch.zeros_like(logs).masked_scatter(places, model.values(hidden).to(logs.dtype))
+    return logs.view(batch.tokens.shape), values.view(batch.tokens.shape)
+
+
+@torch.no_grad()
+def measured_logs(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """The same without gradient, in parts."""
+    model.eval()
+    parts = [token_logs(model, part) for part in batch.split(max(1, BATCH_TOKENS // batch.tokens[0].numel()))]
+    logs = torch.cat([logs for logs, _ in parts])
+    return logs, None if parts[0][1] is None else torch.cat([values for _, values in parts])
+
+
+# Objective -----------------------------------------------------------------------------------------------------------
+
+
+class ReinforceObjective:
+    """An objective for the trainer: the loss of `train.advantages` on a `RolloutBatch`.
+
+    longest: the most tokens that an answer may have.
+    """
+
+    def __init__(self, config: LossConfig, longest: int):
+        self.config, self.switches, self.longest = config, config.switches, longest
+
+    def __call__(self, model: nn.Module, batch: RolloutBatch) -> LossTerms:
+        switches, config = self.switches, self.config
+        policy, values = token_logs(model, batch)
+        if switches.advantage == "kept":
+            losses = -policy * batch.advantages
+        else:
+            losses = clipped_losses(policy, batch.old, batch.advantages, switches.low, switches.high)
+        if config.kl and not switches.kl_in_reward:
+            losses = losses + config.kl * k3(policy, batch.reference)
+        if values is not None:
+            losses = losses + config.value * 0.5 * (values - batch.returns).square()
+        return LossTerms(*averaged(losses, batch.weights > 0, batch.counted, switches.average, self.longest))
+
+
+# Rows ----------------------------------------------------------------------------------------------------------------
+
+
+class Rollouts:
+    """The trainer's rows: row i is a group of answers to question i (see the head of this module).
+
+    loaded: the model that is trained. report(step, figures): called for each batch with the figures of all ranks, named
+    as in `train.health`; reward, length, repetition and unfinished are of all answers that were sampled, kl and entropy
+    of those in the batch.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        reference: LanguageModel,
+        questions: Sequence[Question],
+        reward: Reward,
+        config: LossConfig,
+        *,
+        group: int,
+        new_tokens: int,
+        batch_size: int,
+        seed: int,
+        ranks: Ranks,
+        report: Callable[[int, dict[str, float]], None],
+    ):
+        self.loaded, self.reference, self.reward, self.config = loaded, reference, reward, config
+        self.questions, self.group, self.new_tokens = list(questions), group, new_tokens
+        self.batch_size, self.seed, self.ranks, self.report = batch_size, seed, ranks, report
+        self.context = loaded.model.config.context
+        if new_tokens >= self.context:
+            raise UserError(f"answer_tokens must be below the context of the model, {self.context} tokens")
+        room = self.context - new_tokens
+        self.prompts = [prompt(q.conversation, loaded.tokenizer, loaded.chat, room) for q in self.questions]
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+    def batch(self, samples: np.ndarray, positions: np.ndarray) -> RolloutBatch:
+        groups, tried = self.sample(samples, positions)
+        batch, figures = self._with_advantages(groups)
+        step = int(positions[0]) // self.batch_size + 1
+        self.report(step, self._figures(tried, figures))
+        return batch
+
+    def sample(self, samples: Sequence[int], positions: Sequence[int]) -> tuple[list[Group], list[Group]]:
+        """The group of each position, and all groups that were sampled on the way there."""
+        chosen = {row: int(sample) for row, sample in enumerate(samples)}
+        groups: dict[int, Group] = {}
+        tried: list[Group] = []
+        switches = self.config.switches
+        for attempt in range(1 + (switches.attempts if switches.skip_silent else 0)):
+            if attempt:
+                numbers = {row: key(self.seed, int(positions[row]), attempt) for row in chosen}
+                chosen = {row: int(number % np.uint64(len(self))) for row, number in numbers.items()}
+            found = self._ask(chosen, positions, attempt)
+            groups |= found
+            tried += found.values()
+            chosen = {row: chosen[row] for row, each in found.items() if each.is_silent}
+            if not chosen:
+                break
+        return [groups[row] for row in range(len(samples))], tried
+
+    def _ask(self, chosen: dict[int, int], positions: Sequence[int], attempt: int) -> dict[int, Group]:
+        """Sample the answers of these rows, each asked the question that stands beside it, and reward them."""
+        asked = [(row, copy) for row in chosen for copy in range(self.group)]
+        seeds = {
+            (row, copy): int(key(self.seed, int(positions[row]), attempt, copy) >> np.uint64(1)) for row, copy in asked
+        }
+        order = sorted(asked, key=lambda each: len(self.prompts[chosen[each[0]]]))
+        written: dict[tuple[int, int], tuple[list[int], Completion]] = {}
+        for start in range(0, len(order), ROWS):
+            part = order[start : start + ROWS]
+            prompts = [self.prompts[chosen[row]] for row, _ in part]
+            written |= zip(part, self._write(prompts, [seeds[each] for each in part]))
+        said = [written[each][1] for each in asked]
+        rewards = self.reward([self.questions[chosen[row]] for row, _ in asked], said)
+        found = {}
+        for number, (row, question) in enumerate(chosen.items()):
+            here = slice(number * self.group, (number + 1) * self.group)
+            ids = [written[row, copy][0] for copy in range(self.group)]
+            found[row] = Group(question, ids, said[here], rewards[here])
+        return found
+
+    def _write(self, prompts: list[list[int]], seeds: list[int]) -> list[tuple[list[int], Completion]]:
+        """Answers as ids, with the token that ended them, and as texts."""
+        tokenizer, answers = self.loaded.tokenizer, []
+        stops = (tokenizer.end, tokenizer.eos)
+        banned = never_generated(self.loaded)
+        sampling = Sampling(temperature=1.0)
+        written = generate(self.loaded.model, prompts, self.new_tokens, sampling, stops[:1], seeds, banned)
+        for ids in written:
+            if stops[1] in ids:  # ends the text as well, and must be seen: `generate` would keep the stop to itself
+                ids = ids[: ids.index(stops[1]) + 1]
+            elif len(ids) < self.new_tokens:
+                ids = [*ids, stops[0]]
+            finished = ids[-1] in stops
+            answers.append((ids, Completion(tokenizer.decode(ids[:-1] if finished else ids).strip(), finished)))
+        return answers
+
+    # From groups to a batch ------------------------------------------------------------------------------------------
+
+    def _with_advantages(self, groups: Sequence[Group]) -> tuple[RolloutBatch, dict[str, float]]:
+        """The batch, on the device of the model, and sums for the figures of its tokens."""
+        switches, config, device = self.config.switches, self.config, self.ranks.device
+        examples = [[example_of(self.prompts[g.question], ids) for ids in g.ids] for g in groups]
+        rows = AnswerRows(examples, self.context, self.loaded.tokenizer.pad)
+        batch = rows.batch(np.arange(len(groups)), np.arange(len(groups))).to(device)
+        old, values = measured_logs(self.loaded.model, batch)
+        reference, _ = measured_logs(self.reference, batch)
+        mask = batch.weights > 0
+        rewards = torch.tensor([g.rewards for g in groups], dtype=old.dtype, device=device)  # (B, K)
+        counted = torch.ones_like(rewards)
+        if switches.skip_silent and switches.advantage != "kept":
+            counted = counted * ~is_silent(rewards)[:, None]
+        if switches.advantage == "kept":
+            counted = torch.tensor([self._kept(g) for g in groups], dtype=old.dtype, device=device)
+            advantages = mask.to(old.dtype)
+        elif switches.advantage == "values":
+            spread = _at_last(rewards, mask) - self._penalty() * (old - reference) * mask
+            advantages = gae(spread, values, mask, config.discount, config.trace)
+        else:
+            penalty = self._penalty() * ((old - reference) * mask).sum(-1)
+            advantages = group_advantages(rewards - penalty, switches.advantage)[..., None] * mask
+        returns = torch.zeros_like(old) if values is None else advantages + values
+        fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
+        sums = {"kl": float((k3(old, reference) * mask).sum()), "entropy": float(-old.sum()), "tokens": int(mask.sum())}
+        samples = torch.tensor([g.question for g in groups], device=device)
+        return RolloutBatch(
+            **(fields | {"samples": samples}), **_named(old, reference, advantages, returns, counted)
+        ), sums
+
+    def _penalty(self) -> float:
+        return self.config.kl if self.config.switches.kl_in_reward else 0.0
+
+    def _kept(self, group: Group) -> list[float]:
+        """1 for the first of each different answer that is good."""
+        firsts = {tuple(ids): i for i, ids in reversed(list(enumerate(group.ids)))}
+        return [
+            float(reward >= self.config.good and firsts[tuple(ids)] == i)
+            for i, (ids, reward) in enumerate(zip(group.ids, group.rewards))
+        ]
+
+    def _figures(self, tried: Sequence[Group], of_tokens: dict[str, float]) -> dict[str, float]:
+        """Of all ranks."""
+        answers = [each for group in tried for each in zip(group.ids, group.said, group.rewards)]
+        trained = self.group * self.batch_size / self.ranks.world
+        sums = [
+            *(len(tried), len(answers), trained, of_tokens["tokens"], of_tokens["kl"], of_tokens["entropy"]),
+            *(sum(group.is_silent for group in tried), sum(reward for *_, reward in answers)),
+            *(sum(len(ids) for ids, *_ in answers), sum(repetition(ids) for ids, *_ in answers)),
+            sum(not said.finished for _, said, _ in answers),
+        ]
+        totals = self.ranks.sum(torch.tensor(sums, dtype=torch.float64, device=self.ranks.device)).tolist()
+        groups, answers, trained, tokens, kl, entropy, silent, *rest = totals
+        figures = dict(zip(("reward", "length", "repetition", "unfinished"), (total / answers for total in rest)))
+        return figures | {"silent": silent / groups, "kl": kl / trained, "entropy": entropy / tokens, "groups": groups}
+
+
+def _named(*tensors: Tensor) -> dict[str, Tensor]:
+    return dict(zip(("old", "reference", "advantages", "returns", "counted"), tensors))
+
+
+def _at_last(rewards: Tensor, mask: Tensor) -> Tensor:
+    """Rewards (B, K) at the last token of each answer: (B, K, T)."""
+    last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
+    return rewards[..., None] * last
+
+
+def repetition(ids: Sequence[int], size: int = 3) -> float:
+    """The share of the n-grams of a text that occurred before in it; 0 for texts too short to have any."""
+    found = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
+    return 1 - len(set(found)) / len(found) if found else 0.0
