@@ -186,7 +186,7 @@ def test_text_of_a_model_cannot_move_the_cursor():
 
 @pytest.mark.parametrize("columns", [1, 2, 7, 20, 45])
 def test_wrapped_lines_fit_and_lose_nothing(columns):
-    text = "the model answers 指令模型可以自己构造指令，然后执行。 averyveryverylongwordthatfitsnowhere e\u0301nd\n\n  - item"
+    text = "the model answers 指令模型可以自己构造指令，然后执行。 averyveryverylongwordthatfits e\u0301nd\n\n  - item"
     if columns == 1:
         text = text.translate({c: None for c in range(0x2E80, 0xFFEF)})
     lines = wrap(text, columns)

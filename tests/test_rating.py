@@ -1,4 +1,4 @@
-"""Rating sessions: the state follows from the log alone, whatever happens to the process; rows follow from the state."""
+"""Rating sessions: the state follows from the log, whatever happens to the process; rows follow from the state."""
 
 from __future__ import annotations
 
