@@ -10,8 +10,8 @@ Definitions. Recall at k is the share of queries that have a relevant text among
 over the rank of the first relevant text. nDCG at 10 discounts rank r by log2(r + 1) and divides by the best that was
 possible. AUC is the chance that a pair of the first kind scores higher than one of the second, ties one half (Mann and
 Whitney 1947). V-measure is the harmonic mean of homogeneity and completeness (Rosenberg and Hirschberg 2007). BM25 is
-that of Robertson et al. (1995) with an idf that is never negative, its words are those of `instruct.rouge`: every CJK
-character is one. Texts of equal score stand in the order of the collection.
+that of Robertson et al. (1995) with an idf that is never negative; unless others are named, its words are those of
+`instruct.rouge`, where every CJK character is one. Texts of equal score stand in the order of the collection.
 
 What it leaves out. Graded relevance, approximate search, learnt word segmentation.
 """
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -159,29 +159,47 @@ def project(vectors: np.ndarray) -> np.ndarray:
 class BM25:
     """Scores of word overlap with every text of a collection of N.
 
-    k1: how soon more of a word stops to matter. b: how much long texts are held against themselves.
+    words: what a text is cut into. k1: how soon more of a word stops to matter. b: how much long texts are held against
+    themselves.
     """
 
-    def __init__(self, texts: Sequence[str], k1: float = 1.2, b: float = 0.75):
-        counted = [Counter(tokens(text)) for text in texts]
+    def __init__(
+        self,
+        texts: Sequence[str],
+        words: Callable[[str], Sequence[str]] = tokens,
+        k1: float = 1.2,
+        b: float = 0.75,
+    ):
+        counted = [Counter(words(text)) for text in texts]
         lengths = np.array([sum(each.values()) for each in counted], dtype=np.float64)
         damping = k1 * (1 - b + b * lengths / max(lengths.mean(), 1e-9)) if len(texts) else lengths
         postings: dict[str, list[tuple[int, int]]] = {}
         for place, each in enumerate(counted):
             for word, count in each.items():
                 postings.setdefault(word, []).append((place, count))
-        self.size = len(texts)
+        self.size, self.words = len(texts), words
         self.weights: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         for word, found in postings.items():
             places, counts = np.array(found).T
-            idf = math.log(1 + (self.size - len(found) + 0.5) / (len(found) + 0.5))
-            self.weights[word] = places, idf * counts * (k1 + 1) / (counts + damping[places])
+            self.weights[word] = places, self._idf(len(found)) * counts * (k1 + 1) / (counts + damping[places])
+
+    def _idf(self, holding: int) -> float:
+        return math.log(1 + (self.size - holding + 0.5) / (holding + 0.5))
 
     def scores(self, query: str) -> np.ndarray:
         """(N,) float64; a word that the query says twice counts twice."""
         found = np.zeros(self.size)
-        for word, count in Counter(tokens(query)).items():
+        for word, count in Counter(self.words(query)).items():
             if word in self.weights:
                 places, weights = self.weights[word]
                 found[places] += count * weights
         return found
+
+    def coverage(self, query: str, place: int) -> float:
+        """The share of the query that one text holds: its different words, weighted by idf; 0 of a query of none."""
+        total = held = 0.0
+        for word in dict.fromkeys(self.words(query)):
+            places = self.weights[word][0] if word in self.weights else ()
+            total += self._idf(len(places))
+            held += self._idf(len(places)) if place in places else 0
+        return held / total if total else 0.0

@@ -113,3 +113,15 @@ def test_bm25_reads_chinese_character_by_character():
     index = BM25(["给数字排序", "翻译这个词"])
     scores = index.scores("把数字排好")
     assert scores[0] > 0 and scores[1] == 0
+
+
+def test_bm25_of_other_words_and_the_share_of_a_query_that_a_text_holds():
+    index = BM25(["the cat and the cat", "the dog", "a bird", ""], str.split)
+    idf = {term: math.log(1 + (4 - n + 0.5) / (n + 0.5)) for term, n in (("the", 2), ("cat", 1), ("zebra", 0))}
+    norm = [1.2 * (0.25 + 0.75 * length / (9 / 4)) for length in (5, 2)]
+    first = sum(idf[term] * 2 * 2.2 / (2 + norm[0]) for term in ("the", "cat"))
+    assert index.scores("the cat") == pytest.approx(np.array([first, idf["the"] * 2.2 / (1 + norm[1]), 0, 0]))
+    whole = sum(idf.values())
+    shares = [index.coverage("the zebra the cat", place) for place in range(3)]
+    assert shares == pytest.approx([(idf["the"] + idf["cat"]) / whole, idf["the"] / whole, 0])
+    assert index.coverage("", 0) == 0

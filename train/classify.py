@@ -34,14 +34,24 @@ from data.formats import Row
 from data.vocabulary import TokenizerConfig
 from instruct.labelled import Labelled, divide, families, read_labelled, text_of
 from model.config import ModelConfig
+from model.embedder import text_ids
 from model.heads import Classifier
 from model.load import LoadedModel, model_files
 from train.distributed import Ranks
 from train.objectives import LossTerms
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.run import RunFolder, TrainState, write_text
-from train.stage import stage_main
-from train.texts import TextRows, encode_texts, in_epochs, predict_main, require_both, start_from, start_problems
+from train.run import TrainState, write_text
+from train.stage import open_run, stage_main
+from train.texts import (
+    TextRows,
+    encode_texts,
+    file_problems,
+    in_epochs,
+    predict_main,
+    require_both,
+    start_from,
+    start_problems,
+)
 from train.trainer import TrainConfig, Trainer
 
 REPORT = "report.json"
@@ -63,12 +73,7 @@ class LabelData:
     phrasings: int = 20
 
     def __post_init__(self):
-        problems = [] if 0 < self.validation < 1 else [f"validation must lie between 0 and 1, got {self.validation}"]
-        if self.phrasings < 1:
-            problems.append(f"phrasings must be positive, got {self.phrasings}")
-        if self.validation_paths and not self.paths:
-            problems.append("validation_paths need paths: files to train on")
-        check(problems)
+        check(file_problems(self, "phrasings"))
 
 
 @dataclass(frozen=True)
@@ -219,9 +224,7 @@ def build_trainer(config: ClassifyConfig, ranks: Ranks, fresh: bool = False) -> 
     rows, held_rows = made
     if ranks.is_main:
         print(f"{len(rows)} texts to train on, {len(held_rows)} held out, {len(classes)} classes")
-    run = RunFolder(config.run, ranks.is_main)
-    run.open(config, fresh)
-    ranks.barrier()
+    run = open_run(config, ranks, fresh)
     torch.manual_seed(config.seed)
     model = Classifier(start.config, classes, config.loss == "binary")
     start.give(model)
@@ -275,7 +278,7 @@ def as_table(report: dict[str, Any]) -> str:
 def predict(loaded: LoadedModel, texts: Sequence[str]) -> Tensor:
     """Probabilities (texts, N) of the classes `loaded.model.classes`, on the CPU; of one text or more."""
     model, tokenizer, context = loaded.model, loaded.tokenizer, loaded.model.config.context
-    ids, _ = encode_texts(texts, tokenizer, context)
+    ids = text_ids(texts, tokenizer, context)
     rows = TextRows(ids, torch.zeros(len(ids), 0), context, tokenizer.pad)
     batches = rows.batches_of(Ranks(), model.trunk.embedding.weight.device)
     logits = torch.cat([model(batch.tokens, batch.documents, batch.positions) for batch in batches])

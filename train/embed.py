@@ -40,8 +40,8 @@ from model.load import load_run, model_files
 from train.contrastive import NOTHING, Contrastive
 from train.distributed import Ranks
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.run import RunFolder, TrainState
-from train.stage import stage_main
+from train.run import TrainState
+from train.stage import open_run, stage_main
 from train.texts import start_from, start_problems
 from train.trainer import TrainConfig, Trainer
 
@@ -288,9 +288,7 @@ def build_trainer(config: EmbedConfig, ranks: Ranks, fresh: bool = False) -> Tra
     relevant = relevance(held_out)
     if ranks.is_main:
         print(f"{len(texts)} texts of {len(rows)} behaviours to train on; {len(searched)} held out to search in")
-    run = RunFolder(config.run, ranks.is_main)
-    run.open(config, fresh)
-    ranks.barrier()
+    run = open_run(config, ranks, fresh)
     torch.manual_seed(config.seed)
     model = Embedder(start.config, config.dimensions, config.loss.temperature, config.loss.learnable)
     start.give(model)

@@ -43,9 +43,9 @@ from model.load import LoadedModel, model_files
 from train.distributed import Ranks
 from train.objectives import LossTerms
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.run import RunFolder, TrainState
-from train.stage import stage_main
-from train.texts import TextRows, in_epochs, predict_main, require_both, start_from, start_problems
+from train.run import TrainState
+from train.stage import open_run, stage_main
+from train.texts import TextRows, file_problems, in_epochs, predict_main, require_both, start_from, start_problems
 from train.trainer import TrainConfig, Trainer
 
 IDEOGRAPHS = "\u2e80-\ua4cf\uf900-\ufaff\U00020000-\U0003ffff"
@@ -68,12 +68,7 @@ class PassageData:
     count: int = 2000
 
     def __post_init__(self):
-        problems = [] if 0 < self.validation < 1 else [f"validation must lie between 0 and 1, got {self.validation}"]
-        if self.count < 1:
-            problems.append(f"count must be positive, got {self.count}")
-        if self.validation_paths and not self.paths:
-            problems.append("validation_paths need paths: files to train on")
-        check(problems)
+        check(file_problems(self, "count"))
 
 
 @dataclass(frozen=True)
@@ -259,9 +254,7 @@ def build_trainer(config: ExtractConfig, ranks: Ranks, fresh: bool = False) -> T
     if ranks.is_main:
         cut = len(train) - len(rows), len(held_out) - len(held_rows)
         print(f"{len(rows)} passages to train on, {len(held_rows)} held out; {cut[0]} and {cut[1]} more are too long")
-    run = RunFolder(config.run, ranks.is_main)
-    run.open(config, fresh)
-    ranks.barrier()
+    run = open_run(config, ranks, fresh)
     torch.manual_seed(config.seed)
     model = SpanReader(start.config)
     start.give(model)

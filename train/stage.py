@@ -10,6 +10,7 @@ from typing import Any
 
 from configs import load
 from train.distributed import Ranks, setup, teardown
+from train.run import RunFolder
 
 
 def stage_parser(name: str, description: str) -> argparse.ArgumentParser:
@@ -28,6 +29,14 @@ def run_stage(config: Any, work: Callable[[Any, Ranks, bool], None], fresh: bool
         work(config, ranks, fresh)
     finally:
         teardown()
+
+
+def open_run(config: Any, ranks: Ranks, fresh: bool) -> RunFolder:
+    """The run folder of a stage, opened on all ranks; see `RunFolder.open`."""
+    run = RunFolder(config.run, ranks.is_main)
+    run.open(config, fresh)
+    ranks.barrier()
+    return run
 
 
 def stage_main(argv: list[str], name: str, config_class: type, work: Callable, description: str) -> None:

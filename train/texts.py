@@ -27,6 +27,7 @@ from data.formats import Row, read_rows
 from data.tokenizer import Tokenizer
 from data.vocabulary import TokenizerConfig
 from model.config import ModelConfig
+from model.embedder import text_ids
 from model.heads import HEADS, Model
 from model.load import LoadedModel, load_run
 from model.transformer import Transformer
@@ -82,8 +83,8 @@ class TextRows:
 
 
 def encode_texts(texts: Sequence[str], tokenizer: Tokenizer, context: int) -> tuple[list[list[int]], int]:
-    """`<bos>` and the ids of each text, cut where they do not fit into the context, and how many were cut."""
-    found = [[tokenizer.bos, *ids] for ids in tokenizer.encode_batch(texts)]
+    """What `text_ids` gives, and how many texts were cut."""
+    found = text_ids(texts, tokenizer, context + 1)
     return [ids[:context] for ids in found], sum(len(ids) > context for ids in found)
 
 
@@ -122,6 +123,16 @@ def start_problems(init: str, model: ModelConfig, tokenizer: TokenizerConfig, ep
     problems = [f"epochs must not be negative, got {epochs}"] if epochs < 0 else []
     if init and (model, tokenizer) != (ModelConfig(), TokenizerConfig()):
         problems.append("model and tokenizer are those of init: leave out either init or [model] and [tokenizer]")
+    return problems
+
+
+def file_problems(data: Any, amount: str) -> list[str]:
+    """What is wrong with data from files (`paths`, `validation_paths`, `validation`) or from the world (`amount`)."""
+    problems = [] if 0 < data.validation < 1 else [f"validation must lie between 0 and 1, got {data.validation}"]
+    if getattr(data, amount) < 1:
+        problems.append(f"{amount} must be positive, got {getattr(data, amount)}")
+    if data.validation_paths and not data.paths:
+        problems.append("validation_paths need paths: files to train on")
     return problems
 
 

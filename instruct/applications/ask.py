@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from configs import UserError, run_main
 from instruct.answer import Asked
 from instruct.embed import Encoder
 from instruct.execute import DEFAULT, add_arguments, execute_all, settings_of
+from instruct.retrieval import BM25
 from instruct.strategies import Embedder, Known, Settings, asking
 from model.load import LoadedModel, load_run
 
@@ -113,52 +112,15 @@ def terms(text: str) -> list[str]:
     return found
 
 
-class Bm25:
-    """Okapi BM25 over texts: sum over the question's terms of
+class ByWords:
+    """The paragraph that BM25 ranks first; how well it fits is the share of the question that it holds."""
 
-        idf(t) * f * (k1 + 1) / (f + k1 * (1 - b + b * length / mean length)),
-        idf(t) = ln(1 + (N - n + 0.5) / (n + 0.5)),
-
-    with f occurrences of t in the text and n of N texts that hold it.
-    """
-
-    def __init__(self, texts: Sequence[str], k1: float = 1.2, b: float = 0.75):
-        self.k1, self.b = k1, b
-        self.counts = [Counter(terms(text)) for text in texts]
-        self.lengths = [count.total() for count in self.counts]
-        self.mean = max(1.0, sum(self.lengths) / max(1, len(texts)))
-        self.holding: dict[str, list[int]] = {}
-        for i, count in enumerate(self.counts):
-            for term in count:
-                self.holding.setdefault(term, []).append(i)
-
-    def idf(self, term: str) -> float:
-        n = len(self.holding.get(term, ()))
-        return math.log(1 + (len(self.counts) - n + 0.5) / (n + 0.5))
-
-    def scores(self, question: str) -> dict[int, float]:
-        """BM25 of every text that shares a term with the question."""
-        found: dict[int, float] = {}
-        for term in dict.fromkeys(terms(question)):
-            for i in self.holding.get(term, ()):
-                f = self.counts[i][term]
-                norm = self.k1 * (1 - self.b + self.b * self.lengths[i] / self.mean)
-                found[i] = found.get(i, 0.0) + self.idf(term) * f * (self.k1 + 1) / (f + norm)
-        return found
-
-    def coverage(self, question: str, i: int) -> float:
-        """The share of the question that text i holds: its terms weighted by idf."""
-        weights = {term: self.idf(term) for term in terms(question)}
-        held = sum(weight for term, weight in weights.items() if term in self.counts[i])
-        return held / sum(weights.values()) if weights else 0.0
+    def __init__(self, texts: Sequence[str]):
+        self.index = BM25(texts, terms)
 
     def find(self, questions: Sequence[str]) -> list[tuple[int, float]]:
-        best = []
-        for question in questions:
-            scores = self.scores(question)
-            i = max(scores, key=lambda each: (scores[each], -each), default=0)
-            best.append((i, self.coverage(question, i)))
-        return best
+        best = [int(self.index.scores(question).argmax()) for question in questions]
+        return [(i, self.index.coverage(question, i)) for question, i in zip(questions, best)]
 
 
 class ByEmbedding:
@@ -228,7 +190,7 @@ def main(argv: list[str]) -> int:
         raise UserError("there is no question; write one, or one a line on the standard input")
     paragraphs = read_folder(arguments.folder, arguments.longest)
     texts = [paragraph.text for paragraph in paragraphs]
-    finder = ByEmbedding(Encoder.load(arguments.embedder), texts) if arguments.embedder else Bm25(texts)
+    finder = ByEmbedding(Encoder.load(arguments.embedder), texts) if arguments.embedder else ByWords(texts)
     loaded = load_run(arguments.run, arguments.device)
     answers = answer_all(loaded, paragraphs, finder, questions, arguments.least, settings_of(arguments))
     for each in answers:
