@@ -227,6 +227,19 @@ def list_checkpoints(run: str | Path) -> list[Path]:
     return sorted(folders, key=lambda folder: (len(folder.name), folder.name))  # 100,000,000 has a digit more
 
 
+def files_of_run(path: str | Path, names: Sequence[str]) -> tuple[Path, dict[str, bytes]]:
+    """These files of a checkpoint folder, or of the newest intact checkpoint of a run folder, and which that is.
+
+    Raises UserError when there is none, or it lacks one of the files.
+    """
+    if (Path(path) / MANIFEST).exists():
+        return Path(path), read_folder(Path(path), names)
+    found = newest_intact(path, names)
+    if found is None:
+        raise UserError(f"there is no checkpoint in {path}; give the folder of a run that has trained")
+    return found
+
+
 def newest_intact(run: str | Path, names: Sequence[str] | None = None) -> tuple[Path, dict[str, bytes]] | None:
     """The newest checkpoint of a run that is complete and undamaged, and its files (all, or `names`).
 

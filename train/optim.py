@@ -8,6 +8,10 @@
 
 Weight decay applies to matrices, not to vectors. Which parameter goes where is decided by `parameter_groups`, once.
 
+Tuning a part. `frozen` names parameters that keep their values: no gradient is computed for them and nothing is
+remembered. `layer_decay` makes layers near the input learn more slowly, for they hold what is most general (Howard and
+Ruder 2018; as ELECTRA has it, Clark et al. 2020): the rate of a parameter is lr * layer_decay ** (layers above it).
+
 Of parameters that are sharded over ranks (`train.sharded`) each rank updates its own rows, as plain tensors. That is
 all there is to AdamW, which treats every number by itself; Muon needs whole matrices: see `orthogonalise_rows`.
 """
@@ -15,14 +19,16 @@ all there is to AdamW, which treats every number by itself; Muon needs whole mat
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from configs import UserError, check
+from model.lora import matching
 from train.sharded import orthogonalise_rows, rows_here
 
 COUNTER = "step"
@@ -31,7 +37,10 @@ MEMORY = {True: {COUNTER, "exp_avg", "exp_avg_sq"}, False: {"momentum_buffer"}} 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """lr is the peak of the schedule, for AdamW and (times `muon_factor`) for Muon's matrices."""
+    """lr is the peak of the schedule, for AdamW and (times `muon_factor`) for Muon's matrices.
+
+    frozen: patterns of names of parameters that do not train; * stands for anything. layer_decay: see `layers_above`.
+    """
 
     kind: Literal["adamw", "muon"] = "adamw"
     lr: float = 1e-3
@@ -42,6 +51,8 @@ class OptimizerConfig:
     muon_factor: float = 1.0
     momentum: float = 0.95
     clip: float = 1.0
+    frozen: tuple[str, ...] = ()
+    layer_decay: float = 1.0
 
     def __post_init__(self):
         problems = [
@@ -56,6 +67,8 @@ class OptimizerConfig:
         ]
         if self.weight_decay < 0:
             problems.append(f"weight_decay must not be negative, got {self.weight_decay}")
+        if not 0 < self.layer_decay <= 1:
+            problems.append(f"layer_decay must be above 0 and at most 1, got {self.layer_decay}")
         check(problems)
 
 
@@ -97,6 +110,26 @@ class ScheduleConfig:
         return self.floor + (1 - self.floor) * down
 
 
+def freeze(model: nn.Module, patterns: Iterable[str]) -> None:
+    """Parameters that a pattern names do not train from now on; to be called before the model is divided or copied.
+
+    Raises UserError for a pattern that names none, and where nothing is left to train.
+    """
+    parameters = dict(model.named_parameters())
+    for name in matching(patterns, parameters, "optimizer.frozen"):
+        parameters[name].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in parameters.values()):
+        raise UserError("optimizer.frozen leaves nothing to train; name fewer parameters")
+
+
+def layers_above(name: str, blocks: int) -> int:
+    """How many layers lie above a parameter: 0 for a head and the last norm, 1 for those of the last of so many blocks,
+    blocks + 1 for embeddings (a tied output matrix is one of these)."""
+    if found := re.search(r"(?:^|\.)blocks\.(\d+)\.", name):
+        return blocks - int(found[1])
+    return blocks + 1 if re.search(r"(?:^|\.)trunk\.(?:embedding|position)", name) else 0
+
+
 def parameter_groups(model: nn.Module) -> dict[str, dict[str, nn.Parameter]]:
     """Parameters by name in three groups: `hidden` matrices (those inside blocks), other `matrices`, `vectors`."""
     groups: dict[str, dict[str, nn.Parameter]] = {"hidden": {}, "matrices": {}, "vectors": {}}
@@ -132,29 +165,30 @@ class Muon(torch.optim.Optimizer):
     """Momentum of matrices, made orthogonal, with Nesterov's look ahead and decoupled weight decay.
 
     Equal to `torch.optim.Muon(..., adjust_lr_fn="match_rms_adamw")` to the bit; this one can be given rows only.
-    shapes: of the whole matrices. orthogonalise: takes what this rank has of all matrices and gives as much of the
-    orthogonal ones, in order; by default the matrices are whole.
+    params: matrices, or groups of them with settings of their own. shapes: of the whole matrices. orthogonalise: takes
+    what this rank has of some matrices, and the parameters that these are of, and gives as much of the orthogonal ones,
+    in order; by default the matrices are whole.
     """
 
     def __init__(
         self,
-        params: list[nn.Parameter],
+        params: list[nn.Parameter] | list[dict[str, Any]],
         shapes: list[torch.Size],
         lr: float,
         weight_decay: float,
         momentum: float,
-        orthogonalise: Callable[[Iterable[Tensor]], Iterable[Tensor]] | None = None,
+        orthogonalise: Callable[[Iterable[Tensor], list[nn.Parameter]], Iterable[Tensor]] | None = None,
     ):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay, "momentum": momentum})
-        self.shapes = dict(zip(params, shapes))
-        self.orthogonalise = orthogonalise or (lambda matrices: map(newton_schulz, matrices))
+        self.shapes = dict(zip((p for group in self.param_groups for p in group["params"]), shapes))
+        self.orthogonalise = orthogonalise or (lambda matrices, params: map(newton_schulz, matrices))
 
     @torch.no_grad()
     def step(self) -> None:
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]
             ahead = (self._look_ahead(p, group["momentum"]) for p in params)
-            for p, update in zip(params, self.orthogonalise(ahead)):
+            for p, update in zip(params, self.orthogonalise(ahead, params)):
                 p.mul_(1 - group["lr"] * group["weight_decay"])
                 p.add_(update, alpha=-group["lr"] * (0.2 * math.sqrt(max(self.shapes[p]))))
 
@@ -184,23 +218,47 @@ class Optimizer:
         self.parts: list[torch.optim.Optimizer] = []
         self.base_lr: list[list[float]] = []
         self.owner: dict[nn.Parameter, torch.optim.Optimizer] = {}
-        decayed = [self.shards[name] for name in groups["matrices"]]
-        hidden = [self.shards[name] for name in groups["hidden"]]
+        self.rates = self._rates(model, config.layer_decay)
+        decayed = [*groups["matrices"]]
         if config.kind == "muon":
-            wholes = list(groups["hidden"].values())
-            shapes = [p.shape for p in wholes]
-            divided = wholes and wholes[0] is not hidden[0]
-            work = (lambda rows: orthogonalise_rows(newton_schulz, rows, wholes)) if divided else None
-            lr = config.lr * config.muon_factor
-            self._add(Muon(hidden, shapes, lr, config.weight_decay, config.momentum, work))
+            self._add_muon(groups["hidden"], config)
         else:
-            decayed += hidden
+            decayed += groups["hidden"]
         adamw = [
-            {"params": decayed, "weight_decay": config.weight_decay},
-            {"params": [self.shards[name] for name in groups["vectors"]], "weight_decay": 0.0},
+            *self._by_rate(decayed, config.lr, weight_decay=config.weight_decay),
+            *self._by_rate(groups["vectors"], config.lr, weight_decay=0.0),
         ]
         betas = (config.beta1, config.beta2)
-        self._add(torch.optim.AdamW([g for g in adamw if g["params"]], config.lr, betas, config.eps, fused=True))
+        if adamw:
+            self._add(torch.optim.AdamW(adamw, config.lr, betas, config.eps, fused=True))
+
+    def _add_muon(self, hidden: dict[str, nn.Parameter], config: OptimizerConfig) -> None:
+        if not hidden:
+            return
+        wholes = {self.shards[name]: p for name, p in hidden.items()}
+        divided = any(shard is not p for shard, p in wholes.items())
+
+        def work(rows: Iterable[Tensor], params: list[nn.Parameter]) -> Iterable[Tensor]:
+            return orthogonalise_rows(newton_schulz, rows, [wholes[p] for p in params])
+
+        lr = config.lr * config.muon_factor
+        by_rate = self._by_rate(hidden, lr)
+        shapes = [wholes[p].shape for group in by_rate for p in group["params"]]
+        self._add(Muon(by_rate, shapes, lr, config.weight_decay, config.momentum, work if divided else None))
+
+    def _rates(self, model: nn.Module, decay: float) -> dict[str, float]:
+        """The learning rate of each parameter as a share of the full one."""
+        names = [name for name, _ in model.named_parameters()]
+        numbers = [int(found[1]) for name in names if (found := re.search(r"(?:^|\.)blocks\.(\d+)\.", name))]
+        blocks = max(numbers, default=-1) + 1
+        return {name: decay ** layers_above(name, blocks) for name in self.parameters}
+
+    def _by_rate(self, names: Iterable[str], lr: float, **settings: float) -> list[dict[str, Any]]:
+        """Groups for torch, one for each rate."""
+        found: dict[float, list[Tensor]] = {}
+        for name in names:
+            found.setdefault(self.rates[name], []).append(self.shards[name])
+        return [{"params": shards, "lr": lr * rate, **settings} for rate, shards in found.items()]
 
     def _add(self, part: torch.optim.Optimizer) -> None:
         self.parts.append(part)

@@ -33,15 +33,16 @@ from tqdm import tqdm
 from configs import UserError
 from data.batches import Batch, Rows
 from data.order import key, rank_positions, samples_at
-from model.load import WEIGHTS, load_weights
-from model.storage import decode_tensors, encode_tensors
+from model.load import WEIGHTS, restore_weights
+from model.lora import ADAPTERS, trainable
+from model.storage import encode_tensors
 from train.checkpoint import Saver, newest_for_all
 from train.config import TrainConfig
 from train.distributed import Post, Ranks
 from train.faults import Faults
 from train.guard import Guard
 from train.objectives import Objective
-from train.optim import Optimizer, OptimizerConfig, ScheduleConfig
+from train.optim import Optimizer, OptimizerConfig, ScheduleConfig, freeze
 from train.parallel import compute_dtype, is_sharded, prepare_module, settle_buckets, wants_compile
 from train.pieces import load_optimizer, save_optimizer
 from train.run import STATE, RunFolder, TrainState, refuse_others
@@ -94,7 +95,9 @@ class Trainer:
         self.watchdog = Watchdog(ranks.rank, ranks.world, config.stall_seconds)
         self.saver = Saver(run.path, config.keep, self.faults, Post(ranks) if self.sharded else None)
         self.pending: list[Pending] = []
+        freeze(model, optimizer.frozen)
         found = self.resume()
+        self._say_what_trains(found is None)
         model.trunk.compute_dtype = compute_dtype(config.precision, ranks.device)
         compiled = wants_compile(config.compile, ranks)
         self.module = prepare_module(
@@ -121,15 +124,23 @@ class Trainer:
             self.run.forget_after(-1)
             return None
         folder, files = found
-        refuse_others(folder, files, {STATE: b"", **self.files()}, unlike=(STATE, WEIGHTS))
+        refuse_others(folder, files, {STATE: b"", **self.files()}, unlike=(STATE, WEIGHTS, ADAPTERS))
         self.state = TrainState.from_json(files[STATE])
         self.guard.load_list(self.state.guard)
-        load_weights(self.model, decode_tensors(files[WEIGHTS], str(folder)), str(folder))
+        restore_weights(self.model, files, str(folder))
         self.run.forget_after(self.state.step)
         if self.ranks.is_main:
             done = "finished" if self.state.finished else f"continuing at step {self.state.step}"
             print(f"{self.run.path}: {done} (checkpoint {folder.name})")
         return found
+
+    def _say_what_trains(self, fresh: bool) -> None:
+        """One line, and a record of a new run, where a part of the model is frozen."""
+        some, all_of_them = trainable(self.model)
+        if some < all_of_them and self.ranks.is_main:
+            print(f"{some:,} of {all_of_them:,} parameters train ({some / all_of_them:.2%})")
+            if fresh:
+                self.run.log({"kind": "parameters", "step": 0, "trainable": some, "all": all_of_them})
 
     def save(self) -> None:
         """Copy this moment and have it written beside the training; old checkpoints are deleted after that."""
