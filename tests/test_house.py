@@ -16,6 +16,7 @@ import pytest
 
 from configs import ConfigError, dumps, load, read_toml, to_dict
 from train.classify import ClassifyConfig
+from train.crosslingual import CrosslingualConfig
 from train.embed import EmbedConfig
 from train.extract import ExtractConfig
 from train.prefer import PreferConfig
@@ -200,6 +201,7 @@ def test_the_encoding_rule_sees(line, is_wrong):
 
 NAMED = {
     "classify": ClassifyConfig,
+    "crosslingual": CrosslingualConfig,
     "extract": ExtractConfig,
     "embed": EmbedConfig,
     "prefer": PreferConfig,
