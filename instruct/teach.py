@@ -8,9 +8,11 @@ another record with the same behaviour, a plan is made of records of single oper
 whose program begins with its parent's. So what a model is taught is what its records hold, and nothing else; records
 without programs (free text) give the parts that need none.
 
-Two parts, taught on request (`ON_REQUEST`), say in words of the world's grammar what a record holds: a question with
-the record's input inside it ("What is the capital of France?"), and its answer as a sentence. People ask in more ways
-than the grammar, so some of these questions are in words of `ASKED`, which the parser cannot read.
+Three parts are taught on request (`ON_REQUEST`). Two say in words of the world's grammar what a record holds: a
+question with the record's input inside it ("What is the capital of France?"), and its answer as a sentence. People ask
+in more ways than the grammar, so some of these questions are in words of `ASKED`, which the parser cannot read. The
+third carries out what must have been read: every fact is equally likely, for each has to be met often, while the rule
+of a list is learnt from any list.
 """
 
 from __future__ import annotations
@@ -50,7 +52,7 @@ SHARES = {
 }
 #: Shares of parts that are taught only where `parts` names them. A model that shall answer questions by chains of its
 #: own is taught with parts=(*SHARES, *ON_REQUEST).
-ON_REQUEST = {"construct": 0.16, "sentence": 0.04}
+ON_REQUEST = {"construct": 0.16, "sentence": 0.04, "recall": 0.3}
 OWN_PARTS = ("execute", "bare", "induce", "input", "continue", "back-translate")  # what the model's own items teach
 PAIRS = 5
 
@@ -123,6 +125,7 @@ class _Drawn:
             makers |= {"label": self.label, "input for": self.input_for}
         if self.programs and self.single:
             makers |= {"construct": self.construct, "sentence": self.sentence}
+            makers |= {"recall": self.recall} if self.facts else {}
         return makers
 
     def execute(self, rng: random.Random) -> Conversation:
@@ -228,6 +231,21 @@ class _Drawn:
         question = _closed_question(record, literal, rng)
         said = in_words(program, literal, answer, question, language)
         return lessons.sentence(question, answer, language, said)
+
+    def recall(self, rng: random.Random) -> Conversation:
+        given, output, records = rng.choice(self.pairs)
+        return lessons.execute(rng.choice(records).instruction, given, output)
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str, list[Record]]]:
+        """Every fact that the records hold, in each language: its input, its output, and who asks for it."""
+        found: dict[tuple[int, str, str], list[Record]] = defaultdict(list)
+        for number, group in enumerate(self.facts):
+            for record in group:
+                for pair in record.instances:
+                    if pair.input and pair.output:
+                        found[number, pair.input, pair.output].append(record)
+        return [(given, output, records) for (_, given, output), records in found.items()]
 
     def _record(self, rng: random.Random) -> Record:
         """Every meaning is equally likely, however many wordings it has."""

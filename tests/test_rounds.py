@@ -17,7 +17,7 @@ from data.chat import ChatFormat
 from instruct.construct import construct
 from instruct.curriculum import Course
 from instruct.records import read_records
-from instruct.teach import OWN_PARTS
+from instruct.teach import ON_REQUEST, OWN_PARTS, SHARES
 from model.load import load_run
 from tests.oracle import oracle_of, part_of
 from tests.ranks import on_ranks
@@ -283,6 +283,30 @@ def test_a_round_has_lessons_for_all_its_steps_in_the_wanted_shares(whole, cours
     tail = drawn[1][-20:]
     assert {part_of(lesson)[0] for lesson in tail} <= {*OWN_PARTS}
     assert drawn[0] != drawn[1] and len(drawn) == 3
+
+
+def test_with_execution_the_seeds_teach_to_answer_by_chains(course, tmp_path, monkeypatch):
+    """In the base, in rounds, and before the eyes of the tokenizer; the model's own items do not."""
+    texts, drawn = [], []
+    train_tokenizer, lesson_rows = rounds_module.Tokenizer.train, rounds_module.lesson_rows
+    monkeypatch.setattr(
+        rounds_module.Tokenizer, "train", lambda seen, config: texts.append(seen) or train_tokenizer(seen, config)
+    )
+    monkeypatch.setattr(
+        rounds_module, "lesson_rows", lambda found, *rest: drawn.append(found) or lesson_rows(found, *rest)
+    )
+    parts = []
+    for execution in ("false", "true"):
+        config = tiny(tmp_path / execution, f"execution={execution}")
+        seeds, tokenizer = prepare(config, course, Ranks())
+        own = [replace(record, instruction=f"own: {record.instruction}") for record in seeds]
+        for items in ((), own):
+            lessons_for(config, config.train, seeds, items, tokenizer, salt=1)
+            parts.append({part_of(lesson)[0] for lesson in drawn[-1] if "own: " not in lesson.messages[-2].content})
+    assert not {"construct", "sentence"} & (parts[0] | parts[1])
+    assert parts[2] >= {"construct", "sentence"} <= parts[3]
+    assert ["construct English" in seen for seen in texts] == [False, True]
+    assert config.parts == (*SHARES, *ON_REQUEST)
 
 
 def test_the_verified_arm_trains_on_what_the_verifier_kept(whole, course, tmp_path, monkeypatch):

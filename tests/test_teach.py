@@ -189,8 +189,8 @@ def test_nothing_of_a_test_is_taught(taught, course, seeds, by_text):
 @pytest.fixture(scope="module")
 def requested(seeds):
     """The lessons of the parts on request: (language, what is given, what is wanted)."""
-    found: dict[str, list[tuple[str, str, str]]] = {part: [] for part in ON_REQUEST}
-    for lesson in teach(seeds, 3000, parts=tuple(ON_REQUEST)):
+    found: dict[str, list[tuple[str, str, str]]] = {part: [] for part in ("construct", "sentence")}
+    for lesson in teach(seeds, 3000, parts=tuple(found)):
         part, language = part_of(lesson)
         if part != "execute":
             found[part].append((language, lesson.messages[-2].content, lesson.messages[-1].content))
@@ -202,8 +202,26 @@ def test_what_is_taught_by_default_has_none_of_the_parts_on_request(seeds):
     assert teach(seeds, 600) == teach(seeds, 600, parts=tuple(SHARES))
     assert not ON_REQUEST.keys() & {part_of(lesson)[0] for lesson in teach(seeds, 600)}
     counts = Counter(part_of(lesson)[0] for lesson in teach(seeds, COUNT, parts=(*SHARES, *ON_REQUEST)))
-    for part, share in (SHARES | ON_REQUEST).items():
-        assert 0.3 * share < counts[part] / COUNT < share + 0.05
+    shares = SHARES | ON_REQUEST
+    shares["execute"] += shares.pop("recall")  # which looks like carrying out anything else
+    total = sum(shares.values())
+    for part, share in shares.items():
+        assert 0.3 * share / total < counts[part] / COUNT < share / total + 0.07
+
+
+def test_every_fact_is_recalled_equally_often(seeds, by_text, course):
+    lessons_of = [lesson.messages for lesson in teach(seeds, 4000, parts=("recall",))]
+    asked = Counter()
+    for question, answer in lessons_of:
+        instruction, given = lessons.split_request(question.content)
+        record = by_text[instruction]
+        assert course.world.holds(Program.read(record.program), given, answer.content, record.lang)
+        asked[record.program, record.lang, given] += 1
+    facts = {(record.program, record.lang, pair.input) for record in seeds for pair in record.instances if pair.input}
+    facts = {each for each in facts if each[0] == "capital"}
+    assert asked.keys() == facts, "of this small world only capitals must have been read"
+    mean = 4000 / len(facts)
+    assert 0.5 * mean < min(asked.values()) and max(asked.values()) < 1.6 * mean
 
 
 def test_a_constructed_chain_does_what_the_question_asks(requested, by_text, course):

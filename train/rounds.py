@@ -42,7 +42,7 @@ from instruct.curriculum import Course, CurriculumConfig
 from instruct.exam import grade, set_exam
 from instruct.propose import Pool
 from instruct.records import Record, read_records, write_records
-from instruct.teach import OWN_PARTS, SHARES, teach
+from instruct.teach import ON_REQUEST, OWN_PARTS, SHARES, teach
 from model.config import ModelConfig
 from model.heads import LanguageModel
 from model.load import load_run, model_files
@@ -65,6 +65,8 @@ class RoundsConfig:
                 While own items are few, it is less: no meaning of theirs is met more often than one of the seeds
     round_lr    peak of the learning rate in a round, as a share of that of the base
     exam        questions of each kind that an exam asks
+    execution   whether the seeds also teach to answer questions by chains of one's own (`instruct.execute`): the parts
+                of `instruct.teach.ON_REQUEST`
     base, train  how the base and each round are trained; device and threads are those of `train` for both
     """
 
@@ -74,6 +76,7 @@ class RoundsConfig:
     own_share: float = 0.5
     round_lr: float = 1.0
     exam: int = 300
+    execution: bool = False
     vocab_size: int = 1500
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     construct: ConstructConfig = field(default_factory=ConstructConfig)
@@ -105,6 +108,11 @@ class RoundsConfig:
         ]
         check(problems)
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What the seeds teach."""
+        return (*SHARES, *(ON_REQUEST if self.execution else ()))
+
 
 # Training ------------------------------------------------------------------------------------------------------------
 
@@ -135,7 +143,7 @@ def lessons_for(
 
     meanings = [len({record.behaviour or record.instruction for record in records}) for records in (own, seeds)]
     own_share = min(config.own_share, meanings[0] / sum(meanings))
-    conversations = drawn(seeds, 1 - own_share, tuple(SHARES))
+    conversations = drawn(seeds, 1 - own_share, config.parts)
     if own:
         conversations += drawn(own, own_share, OWN_PARTS)
     return lesson_rows(conversations, tokenizer, ChatFormat(), context)
@@ -184,7 +192,8 @@ def prepare(config: RoundsConfig, course: Course, ranks: Ranks) -> tuple[list[Re
     seeds_path, tokenizer_path = Path(config.run) / "seeds.jsonl", Path(config.run) / "tokenizer.model"
     if ranks.is_main and not (seeds_path.exists() and tokenizer_path.exists()):
         seeds = course.seeds()
-        texts = [m.content for c in teach(seeds, 20_000, config.seed) for m in c.messages] + WORDS * words_of(seeds)
+        lessons = teach(seeds, 20_000, config.seed, config.parts)
+        texts = [message.content for lesson in lessons for message in lesson.messages] + WORDS * words_of(seeds)
         tokenizer = Tokenizer.train(texts, TokenizerConfig(vocab_size=config.vocab_size, character_coverage=1.0))
         write_records(seeds_path, seeds)
         with whole_file(tokenizer_path) as file:
