@@ -22,6 +22,7 @@ TINY_ROUNDS = """
 run = "{run}"
 rounds = 1
 exam = 4
+execution = true
 vocab_size = 700
 curriculum = {{ operations = {operations}, compositions = 6, held_out = 4, depth3 = 6, phrasings = 2, inputs = 5 }}
 construct = {{ inputs = 2, propose = {{ samples = 8, votes = 2 }} }}
@@ -86,6 +87,18 @@ def test_the_accuracy_can_be_counted_again_from_the_answers(ran):
     answers = [json.loads(line) for line in (ran / "out" / "answers.jsonl").read_text("utf-8").splitlines()]
     right = [answer["written"].split() == answer["expected"].split() for answer in answers]
     assert report["sft"]["heldout_accuracy"] == pytest.approx(sum(right) / len(right))
+
+
+def test_the_report_ends_with_a_dialogue_and_how_often_such_answers_are_right(ran):
+    report = json.loads((ran / "out" / "report.json").read_text("utf-8"))
+    page = (ran / "out" / "report.md").read_text("utf-8")
+    last = report["construct"]["answering"]
+    assert [turn["question"] for turn in last["dialogue"]] == ["What is the capital of France?", "法国的首都是哪里？"]
+    end = page[page.rindex("\n## ") :]
+    assert all(turn["trace"].splitlines()[0] in end for turn in last["dialogue"]) and end.count("wrong, expected: `") == 2
+    assert last["facts"].keys() == {"capital"}, "the only relation of this world"
+    assert last["asked"] == sum(cell["asked"] for cell in last["facts"]["capital"].values()) > 100
+    assert f"of {last['asked']} such questions right" in page
 
 
 def test_the_page_names_pictures_that_exist(ran):

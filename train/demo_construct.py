@@ -6,11 +6,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+from instruct.curriculum import Course
 from instruct.exam import KINDS, PLANNED
 from instruct.funnel import funnel, show_funnel
 from instruct.records import REASONS, Record, read_records
+from model.load import load_run
+from train.demo_answer import answering
 from train.distributed import Ranks
 from train.proof_report import ASKS
 from train.rounds import RoundsConfig, arm_folder, marks_of, run
@@ -20,8 +24,8 @@ SHOWN = 10
 
 
 def construction(config: RoundsConfig, ranks: Ranks) -> dict[str, Any] | None:
-    """Run what is missing of both arms; marks by arm and round, the funnel, and ten items with their fates. None when
-    it was interrupted."""
+    """Run what is missing of both arms; marks by arm and round, the funnel, ten items with their fates, and, where
+    execution was taught, how the last model answers. None when it was interrupted."""
     marks = {}
     for arm in ARMS:
         one = replace(config, construct=replace(config.construct, arm=arm))
@@ -33,11 +37,15 @@ def construction(config: RoundsConfig, ranks: Ranks) -> dict[str, Any] | None:
     folder = arm_folder(replace(config, construct=replace(config.construct, arm="verified")))
     numbers = range(1, config.rounds + 1)
     records = [r for number in numbers for r in read_records(folder / f"round{number}" / "records.jsonl")]
-    return {
+    facts = {
         "marks": marks,
         "funnel": funnel(records, config.rounds * config.construct.propose.samples),
         "items": [_shown(record) for record in chosen(records)],
     }
+    if config.execution:
+        last = folder / f"round{config.rounds}" / "train" if config.rounds else Path(config.run) / "base"
+        facts["answering"] = answering(load_run(last), Course(config.curriculum, config.seed))
+    return facts
 
 
 def chosen(records: Sequence[Record], count: int = SHOWN) -> list[Record]:

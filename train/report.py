@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from train.answers import Answer
+from train.demo_answer import answering_page
 from train.demo_construct import construction_page, points
 from train.plots import can_plot, draw_tasks, draw_training
 from train.run import read_metrics, write_text
@@ -33,7 +34,7 @@ def write_report(out: Path, report: Mapping[str, Any], answers: Sequence[Answer]
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """The demo in four lines."""
+    """The demo in some lines."""
     pretrain, sft = report["pretrain"], report["sft"]
     return (
         f"\npretraining: {pretrain['bits_per_byte']:.3f} bits per byte on held-out documents "
@@ -43,8 +44,16 @@ def summary(report: Mapping[str, Any]) -> str:
         f"(best constant answers: {sft['constant_accuracy']:.1%})\n"
         f"construction: {points(report['construct']):+.1f} points on compositions that no training text contains, by "
         f"{sum(report['construct']['funnel']['kept'].values()):,} instructions of its own\n"
+        f"{_answers(report['construct'].get('answering'))}"
         f"this command took {report['seconds_of_this_command']:.0f} s"
     )
+
+
+def _answers(facts: Mapping[str, Any] | None) -> str:
+    if facts is None:
+        return ""
+    said = [f"{turn['question']} {turn['sentence'] or turn['answer'] or '-'}" for turn in facts["dialogue"]]
+    return f"answering: {' '.join('; '.join(said).split())} ({facts['construct']:.1%} of {facts['asked']:,} such questions right)\n"
 
 
 def markdown(report: Mapping[str, Any], pictures: bool) -> str:
@@ -105,6 +114,8 @@ def markdown(report: Mapping[str, Any], pictures: bool) -> str:
             lines += ["", "right" if right else f"wrong, expected: `{sample['expected']}`", ""]
     lines += construction_page(report["construct"])
     lines += ["## Machine", "", *(f"- {key}: {value}" for key, value in report["machine"].items()), ""]
+    if "answering" in report["construct"]:
+        lines += answering_page(report["construct"]["answering"])
     return "\n".join(lines)
 
 
