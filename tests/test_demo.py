@@ -95,7 +95,8 @@ def test_the_report_ends_with_a_dialogue_and_how_often_such_answers_are_right(ra
     last = report["construct"]["answering"]
     assert [turn["question"] for turn in last["dialogue"]] == ["What is the capital of France?", "法国的首都是哪里？"]
     end = page[page.rindex("\n## ") :]
-    assert all(turn["trace"].splitlines()[0] in end for turn in last["dialogue"]) and end.count("wrong, expected: `") == 2
+    assert all(turn["trace"].splitlines()[0] in end for turn in last["dialogue"])
+    assert end.count("wrong, expected: `") == 2
     assert last["facts"].keys() == {"capital"}, "the only relation of this world"
     assert last["asked"] == sum(cell["asked"] for cell in last["facts"]["capital"].values()) > 100
     assert f"of {last['asked']} such questions right" in page

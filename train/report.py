@@ -53,7 +53,8 @@ def _answers(facts: Mapping[str, Any] | None) -> str:
     if facts is None:
         return ""
     said = [f"{turn['question']} {turn['sentence'] or turn['answer'] or '-'}" for turn in facts["dialogue"]]
-    return f"answering: {' '.join('; '.join(said).split())} ({facts['construct']:.1%} of {facts['asked']:,} such questions right)\n"
+    line = " ".join("; ".join(said).split())
+    return f"answering: {line} ({facts['construct']:.1%} of {facts['asked']:,} such questions right)\n"
 
 
 def markdown(report: Mapping[str, Any], pictures: bool) -> str:
