@@ -21,6 +21,7 @@ from train.embed import EmbedConfig
 from train.extract import ExtractConfig
 from train.prefer import PreferConfig
 from train.pretrain import PretrainConfig
+from train.reinforce import ReinforceConfig
 from train.reward import RewardConfig
 from train.rounds import RoundsConfig
 from train.sft import SftConfig
@@ -200,6 +201,7 @@ def test_the_encoding_rule_sees(line, is_wrong):
 
 
 NAMED = {
+    "reinforce": ReinforceConfig,
     "classify": ClassifyConfig,
     "crosslingual": CrosslingualConfig,
     "extract": ExtractConfig,
