@@ -1,14 +1,14 @@
 """Answering held-out questions: what instruction tuning is measured by.
 
 A model gets the prompt of a conversation (everything before the last assistant message) and writes an answer,
-greedily; it is right when it equals the expected one after runs of white space are made one space. Every answer is
-kept, so that a table can be checked by reading.
+greedily; it is right when it equals the expected one after runs of white space are made one space, or when a judge of
+the question accepts it. Every answer is kept, so that a table can be checked by reading.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,12 @@ from train.distributed import Ranks
 
 @dataclass(frozen=True)
 class Asked:
-    """A held-out conversation with the name of its task."""
+    """A held-out conversation with the name of its task. `accepts`: says whether an answer is right, where not only the
+    expected one is."""
 
     task: str
     conversation: Conversation
+    accepts: Callable[[str], bool] | None = None
 
     @property
     def expected(self) -> str:
@@ -37,16 +39,17 @@ class Asked:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model said to a question."""
+    """What a model said to a question. `accepted`: it is right, though it may not be what was expected."""
 
     task: str
     question: str
     expected: str
     written: str
+    accepted: bool = False
 
     @property
     def right(self) -> bool:
-        return self.written.split() == self.expected.split()
+        return self.accepted or self.written.split() == self.expected.split()
 
 
 def answer_all(
@@ -61,10 +64,12 @@ def answer_all(
     """One answer for each question, in order; questions of similar length are batched."""
     loaded = LoadedModel(model, tokenizer, chat, Path())
     said = complete(loaded, [item.conversation for item in asked], new_tokens, sampling, batch_rows=batch_rows)
-    return [
-        Answer(item.task, item.conversation.messages[-2].content, item.expected, answer.text)
-        for item, answer in zip(asked, said)
-    ]
+    answers = []
+    for item, answer in zip(asked, said):
+        accepted = item.accepts is not None and item.accepts(answer.text)
+        question = item.conversation.messages[-2].content
+        answers.append(Answer(item.task, question, item.expected, answer.text, accepted))
+    return answers
 
 
 def accuracies(answers: Sequence[Answer]) -> dict[str, tuple[int, int]]:

@@ -3,17 +3,24 @@
     python -m train.sft configs/demo/sft.toml [section.key=value ...]
     torchrun --standalone --nproc_per_node=2 -m train.sft configs/demo/sft.toml
 
-`init` is the run folder of a pretrained model. The conversations come from files in any format of `data.formats`, or,
-when none is named, from the documentation of this Python (`instruct.documentation`), whose held-out entries are never
-trained on. Only what the assistant says is learnt (`data.chat`); conversations are packed without seeing each other.
+    python -m train.sft configs/tasks/question_answering.toml init=RUN [lora.rank=16]
+
+`init` is the run folder of a pretrained model. The conversations come from files in any format of `data.formats`; or
+from a task of the world (`instruct.tasks`), where every answer that the world accepts is right; or, when neither is
+named, from the documentation of this Python (`instruct.documentation`). What is held out is never trained on. Only what
+the assistant says is learnt (`data.chat`); conversations are packed without seeing each other. With `lora.rank` the
+model stays as it is and adapters are trained (`model.lora`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+import torch
 
 from configs import UserError, check, run_main
 from data.batches import ExamplePieces, PackedRows
@@ -21,14 +28,19 @@ from data.chat import ChatFormat, Conversation, fit_all
 from data.corpus import builtin_documents
 from data.formats import read_conversations
 from instruct.documentation import construct
+from instruct.lessons import execute
+from instruct.tasks import is_right, task
 from model.load import load_run, model_files
+from model.lora import LoraConfig, add_lora
 from train.answers import Asked, accuracy
 from train.distributed import Ranks
 from train.evaluation import evaluate_language
 from train.objectives import language_modelling
-from train.optim import OptimizerConfig, ScheduleConfig
-from train.run import RunFolder, TrainState
-from train.stage import stage_main
+from train.optim import OptimizerConfig, ScheduleConfig, freeze
+from train.parallel import is_sharded
+from train.run import TrainState
+from train.stage import open_run, stage_main
+from train.texts import in_epochs
 from train.trainer import TrainConfig, Trainer
 
 
@@ -36,18 +48,31 @@ from train.trainer import TrainConfig, Trainer
 class InstructionData:
     """Which conversations.
 
-    paths          files of conversations; empty: instructions made from the built-in documentation
+    paths          files of conversations; empty: those of `world`
+    world          "questions", "plans" or "writing"; "": instructions made from the built-in documentation
     validation     share of the conversations of `paths` that is held out (by a hash of the first user message)
     train_per_task, heldout_per_task   limits of the built-in instructions
+    lessons, asked   of the world: conversations to train on, and items to ask of each kind that is held out
     """
 
     paths: tuple[str, ...] = ()
+    world: Literal["", "questions", "plans", "writing"] = ""
     validation: float = 0.05
     train_per_task: int = 1000
     heldout_per_task: int = 50
+    lessons: int = 20_000
+    asked: int = 100
 
     def __post_init__(self):
-        check([] if 0 < self.validation < 1 else [f"validation must lie between 0 and 1, got {self.validation}"])
+        problems = [] if 0 < self.validation < 1 else [f"validation must lie between 0 and 1, got {self.validation}"]
+        if self.paths and self.world:
+            problems.append("paths and world both say which conversations: leave out one of them")
+        problems += [
+            f"{name} must be positive, got {getattr(self, name)}"
+            for name in ("lessons", "asked")
+            if getattr(self, name) < 1
+        ]
+        check(problems)
 
 
 @dataclass(frozen=True)
@@ -58,6 +83,7 @@ class SftConfig:
     epochs         passes over the data; 0: `train.steps` decides
     answer_tokens  longest answer that is generated when accuracy is measured
     asked          held-out questions that each evaluation asks; 0: all
+    lora           adapters that are trained instead of the model
     """
 
     run: str = "runs/sft"
@@ -68,6 +94,7 @@ class SftConfig:
     asked: int = 0
     data: InstructionData = field(default_factory=InstructionData)
     chat: ChatFormat = field(default_factory=ChatFormat)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -83,6 +110,16 @@ class SftConfig:
 
 def read_instructions(config: InstructionData, seed: int) -> tuple[list[Conversation], list[Asked]]:
     """The conversations to train on, and the held-out ones with their tasks."""
+    if config.world:
+        lessons, items = task(config.world, config.lessons, config.asked, seed)
+        return lessons, [
+            Asked(
+                f"{config.world}/{item.split}",
+                execute(item.instruction, item.input, item.output),
+                partial(is_right, config.world, item, seed=seed),
+            )
+            for item in items
+        ]
     if not config.paths:
         items = construct(builtin_documents(), seed, config.train_per_task, config.heldout_per_task)
         train = [item.conversation for item in items if item.split == "train"]
@@ -116,6 +153,11 @@ def build_trainer(config: SftConfig, ranks: Ranks, fresh: bool = False) -> Train
     """Everything a run needs, from its configuration."""
     loaded = load_run(config.init)
     model, tokenizer, context = loaded.model, loaded.tokenizer, loaded.model.config.context
+    if config.lora.rank and is_sharded(config.train.parallel, ranks):
+        raise UserError("adapters are not divided over ranks; set train.parallel=ddp")
+    torch.manual_seed(config.seed)
+    add_lora(model, config.lora)
+    freeze(model, config.optimizer.frozen)  # the trainer does it too; here nothing has been written yet
     train, held_out = read_instructions(config.data, config.seed)
     examples, fitting = fit_all(train, tokenizer, config.chat, context + 1)
     rows = PackedRows(ExamplePieces(examples), context, tokenizer.pad)
@@ -124,12 +166,7 @@ def build_trainer(config: SftConfig, ranks: Ranks, fresh: bool = False) -> Train
     questions = questions_of(held_out)[: config.asked or None]
     if ranks.is_main:
         print(f"{fitting}; packed into {len(rows)} rows of {context} tokens, {rows.fill:.0%} full")
-    run = RunFolder(config.run, ranks.is_main)
-    run.open(config, fresh)
-    ranks.barrier()
-    training = config.train
-    if config.epochs:
-        training = replace(training, steps=max(1, math.ceil(config.epochs * len(rows) / training.batch_size)))
+    run = open_run(config, ranks, fresh)
 
     def evaluate() -> dict[str, float]:
         figures = evaluate_language(model, held_rows, tokenizer, ranks, max(1, 4096 // context))
@@ -138,7 +175,7 @@ def build_trainer(config: SftConfig, ranks: Ranks, fresh: bool = False) -> Train
         return figures
 
     return Trainer(
-        config=training,
+        config=in_epochs(config.train, config.epochs, len(rows)),
         optimizer=config.optimizer,
         schedule=config.schedule,
         model=model,
