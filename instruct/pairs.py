@@ -3,9 +3,9 @@
     pairs = make_pairs(loaded, course, PairsConfig(questions=1000), seed=0)     # [Preference, ...]
     write_preferences("pairs.jsonl", pairs)
 
-What it is. The questions are such as an exam asks (`instruct.exam`), of what may be trained on: programs of the seeds
-and open pairs of operations, in words and with inputs of training. Each is answered several times at a temperature.
-Where an answer is wrong, it is paired with a right one of the model, or, where it gave none, with the world's.
+What it is. The questions are such as an exam asks, of what may be trained on (`instruct.practice`). Each is answered
+several times at a temperature. Where an answer is wrong, it is paired with a right one of the model, or, where it gave
+none, with the world's.
 
 Why its own answers. A model is improved where it errs, and only what it would say itself is worth making less likely.
 
@@ -15,7 +15,6 @@ part of a pair.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -24,9 +23,9 @@ from data.preferences import Preference
 from instruct import lessons
 from instruct.answer import Asked, directly
 from instruct.curriculum import Course
+from instruct.practice import practice
 from instruct.world.operation import Undefined
-from instruct.world.program import Program
-from instruct.world.splits import Item, draw_input
+from instruct.world.splits import Item
 from model.load import LoadedModel
 from model.sampling import Sampling
 
@@ -38,44 +37,24 @@ class PairsConfig:
     """How pairs are made.
 
     questions    that are asked; those that are always answered rightly give no pair
+    depths       of their chains of operations
     samples      answers to each question
     temperature  of these answers
     new_tokens   the longest answer
     """
 
     questions: int = 500
+    depths: tuple[int, ...] = (2, 3)
     samples: int = 4
     temperature: float = 1.0
     new_tokens: int = 48
 
     def __post_init__(self):
         names = ("questions", "samples", "temperature", "new_tokens")
-        check([f"{name} must be positive, got {getattr(self, name)}" for name in names if getattr(self, name) <= 0])
-
-
-def training_questions(course: Course, count: int, seed: int = 0) -> list[Item]:
-    """`count` different questions that may be trained on, of seeds and of open compositions in turn."""
-    rng, found = random.Random(f"training questions {seed}"), {}
-    groups = [group for group in (course.splits.seeds, course.splits.open) if group]
-    for attempt in range(50 * count):
-        if len(found) == count:
-            break
-        program = rng.choice(groups[attempt % len(groups)])
-        if item := _item(course, program, rng):
-            found[item] = None
-    return list(found)
-
-
-def _item(course: Course, program: Program, rng: random.Random) -> Item | None:
-    languages = course.splits.languages(program)
-    if not languages:
-        return None
-    language = rng.choice(languages)
-    drawn = draw_input(course.world, program, rng, language, "train")
-    if drawn is None:
-        return None
-    text = course.grammar.phrase(program, rng, language)
-    return Item(text, drawn[0], drawn[1], language, program, "train", drawn[0])
+        problems = [f"{name} must be positive, got {getattr(self, name)}" for name in names if getattr(self, name) <= 0]
+        if not self.depths or min(self.depths) < 1:
+            problems.append(f"depths must be numbers from 1, got {list(self.depths)}")
+        check(problems)
 
 
 def make_pairs(
@@ -87,9 +66,9 @@ def make_pairs(
 ) -> list[Preference]:
     """One pair for each question that the model answers wrongly at least once. `share` runs work on this rank's part.
 
-    Raises UserError when there is none.
+    Raises UserError when there is none, or the world has too few questions.
     """
-    items = training_questions(course, config.questions, seed)
+    items = [question.item for question in practice(course, config.depths, config.questions, seed)]
     asked = [(item, seed * 1_000_003 + number) for number, item in enumerate(items)]
     said = share(lambda part: _sampled(loaded, part, config), asked)
     pairs = [pair for item, answers in zip(items, said) if (pair := _pair(course, item, answers))]

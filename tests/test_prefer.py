@@ -15,7 +15,7 @@ from data.answers import fit_answers
 from data.batches import ExamplePieces, PackedRows
 from data.chat import ChatFormat, Conversation, Message, encode, fit_all
 from data.preferences import Preference, read_preferences, write_preferences
-from instruct.pairs import PairsConfig, make_pairs, training_questions
+from instruct.pairs import PairsConfig, make_pairs
 from model import LanguageModel, ModelConfig
 from model.load import load_run, model_files
 from model.storage import checkpoint_folder, newest_intact, write_folder
@@ -267,13 +267,12 @@ def test_wrong_input_is_one_sentence(base, pairs, tmp_path):
 def test_pairs_of_the_world_are_right_against_wrong(monkeypatch, tmp_path):
     course = shared_course()
     loaded, _ = oracle_of(course, monkeypatch, wrong=0.5)
-    questions = training_questions(course, 30)
-    assert len(questions) == len(set(questions)) == 30
-    assert not any(course.splits.touches(item.program, item.language) for item in questions), "nothing held out"
     found = make_pairs(loaded, course, PairsConfig(questions=30, samples=3))
     assert 15 < len(found) <= 30 and all(pair.simulated and pair.rater == "verifier" for pair in found)
     for pair in found:
         instruction, _, given = pair.prompt[0].content.partition("\n")
+        reading = course.verifier.parser.parse(instruction)
+        assert not course.splits.touches(reading.program, reading.language), "nothing that is held out"
         assert course.verifier.judge(instruction, given, pair.chosen).right
         assert not course.verifier.judge(instruction, given, pair.rejected).right
     parts = lambda work, items: [each for item in items for each in work([item])]
