@@ -186,9 +186,9 @@ class ReinforceObjective:
 class Rollouts:
     """The trainer's rows: row i is a group of answers to question i (see the head of this module).
 
-    loaded: the model that is trained. report(step, figures): called for each batch with the figures of all ranks, named
-    as in `train.health`; reward, length, repetition and unfinished are of all answers that were sampled, kl and entropy
-    of those in the batch.
+    loaded: the model that is trained. Questions that leave no room for an answer are not asked. report(step, figures):
+    called for each batch with the figures of all ranks, named as in `train.health`; reward, length, repetition and
+    unfinished are of all answers that were sampled, kl and entropy of those in the batch.
     """
 
     def __init__(
@@ -207,13 +207,19 @@ class Rollouts:
         report: Callable[[int, dict[str, float]], None],
     ):
         self.loaded, self.reference, self.reward, self.config = loaded, reference, reward, config
-        self.questions, self.group, self.new_tokens = list(questions), group, new_tokens
+        self.group, self.new_tokens = group, new_tokens
         self.batch_size, self.seed, self.ranks, self.report = batch_size, seed, ranks, report
         self.context = loaded.model.config.context
         if new_tokens >= self.context:
             raise UserError(f"answer_tokens must be below the context of the model, {self.context} tokens")
-        room = self.context - new_tokens
-        self.prompts = [prompt(q.conversation, loaded.tokenizer, loaded.chat, room) for q in self.questions]
+        prompts = [prompt(each.conversation, loaded.tokenizer, loaded.chat) for each in questions]
+        fitting = [i for i, ids in enumerate(prompts) if len(ids) + new_tokens <= self.context]
+        if not fitting:
+            raise UserError(
+                f"none of {len(prompts)} questions leaves room for {new_tokens} tokens of an answer in a context of "
+                f"{self.context}: lower answer_tokens, or ask shorter questions"
+            )
+        self.questions, self.prompts = [questions[i] for i in fitting], [prompts[i] for i in fitting]
 
     def __len__(self) -> int:
         return len(self.questions)
