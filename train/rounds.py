@@ -27,6 +27,7 @@ import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +47,11 @@ from instruct.teach import ON_REQUEST, OWN_PARTS, SHARES, teach
 from model.config import ModelConfig
 from model.heads import LanguageModel
 from model.load import load_run, model_files
+from model.storage import newest_intact
 from train.distributed import Ranks
 from train.objectives import language_modelling
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.run import RunFolder, TrainState, write_text
+from train.run import STATE, RunFolder, TrainState, write_text
 from train.stage import stage_main
 from train.trainer import TrainConfig, Trainer
 
@@ -155,28 +157,32 @@ def fit(
     folder: Path,
     init: Path | None,
     tokenizer: Tokenizer,
-    rows: PackedRows,
+    rows: Callable[[], PackedRows],
     ranks: Ranks,
 ) -> TrainState:
-    """Train a fresh model, or that of `init`, on the rows; the run lies in `folder`."""
-    if init is None:
-        torch.manual_seed(config.seed)
-        model = LanguageModel(replace(config.model, vocab_size=tokenizer.vocab_size))
-    else:
-        model = load_run(init).model.train()
+    """Train a fresh model, or that of `init`, on the rows; the run lies in `folder`. Nothing is made for a run that is
+    finished."""
     run = RunFolder(folder, ranks.is_main)
     settings = replace(config, rounds=0)  # more rounds may follow
     if init is None:  # one base for all arms
         settings = replace(settings, own_share=0.5, round_lr=1.0, construct=ConstructConfig())
     run.open(settings)
     ranks.barrier()
+    found = newest_intact(folder, [STATE])
+    if found is not None and (state := TrainState.from_json(found[1][STATE])).finished:
+        return state
+    if init is None:
+        torch.manual_seed(config.seed)
+        model = LanguageModel(replace(config.model, vocab_size=tokenizer.vocab_size))
+    else:
+        model = load_run(init).model.train()
     return Trainer(
         config=steps,
         optimizer=replace(config.optimizer, lr=config.optimizer.lr * (config.round_lr if init else 1)),
         schedule=config.schedule,
         model=model,
         objective=language_modelling,
-        rows=rows,
+        rows=rows(),
         run=run,
         ranks=ranks,
         files=lambda: model_files(model, tokenizer, ChatFormat()),
@@ -212,7 +218,7 @@ def train_base(
     config: RoundsConfig, seeds: Sequence[Record], tokenizer: Tokenizer, ranks: Ranks
 ) -> tuple[Path, TrainState]:
     folder = Path(config.run) / "base"
-    rows = lessons_for(config, config.base, seeds, (), tokenizer, salt=0)
+    rows = partial(lessons_for, config, config.base, seeds, (), tokenizer, salt=0)
     return folder, fit(config, config.base, folder, None, tokenizer, rows, ranks)
 
 
@@ -238,7 +244,7 @@ def run_round(
         ranks.barrier()
     if writes:
         own = own + [record for record in read_records(path) if record.kept]
-    rows = lessons_for(config, config.train, seeds, own, tokenizer, salt=number)
+    rows = partial(lessons_for, config, config.train, seeds, own, tokenizer, salt=number)
     state = fit(config, config.train, folder / "train", init, tokenizer, rows, ranks)
     return folder / "train", own, state
 
