@@ -13,10 +13,10 @@ setup(
     license="MIT",
     python_requires=">=3.11",
     packages=[
-        *("configs", "data", "instruct", "instruct.world", "kernels", "kernels.masks", "model"),
-        *("train", "train.reliability"),
+        *("configs", "data", "instruct", "instruct.applications", "instruct.world"),
+        *("kernels", "kernels.masks", "model", "train", "train.reliability"),
     ],
-    package_data={"configs": ["*.toml", "*/*.toml"]},
+    package_data={"configs": ["*.toml", "*/*.toml"], "train": ["*.html"]},
     install_requires=["torch>=2.11,<2.14", "numpy", "sentencepiece", "tqdm", "einops"],
     extras_require={
         "plot": ["matplotlib"],
@@ -24,6 +24,6 @@ setup(
         "serve": ["fastapi", "uvicorn"],
         "track": ["tensorboard"],
         "peers": ["transformers", "accelerate"],
-        "test": ["pytest", "hypothesis", "safetensors", "ruff", "rouge_score"],
+        "test": ["pytest", "hypothesis", "safetensors", "ruff", "rouge_score", "fastapi", "uvicorn", "httpx"],
     },
 )
