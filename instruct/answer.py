@@ -89,9 +89,19 @@ def plans(loaded: LoadedModel, asked: Sequence[Asked], sampling: Sampling | None
     return [each if len(each) <= MOST_STEPS else () for each in steps]
 
 
-def by_plan(loaded: LoadedModel, asked: Sequence[Asked], new_tokens: int = 48) -> list[Trace]:
-    """Each question through the model's own plan, greedily; the output of a step is the input of the next."""
-    todo = plans(loaded, asked)
+def by_plan(
+    loaded: LoadedModel,
+    asked: Sequence[Asked],
+    new_tokens: int = 48,
+    known: Sequence[tuple[str, ...]] | None = None,
+) -> list[Trace]:
+    """Each question through the model's own plan, greedily; the output of a step is the input of the next.
+
+    known: for each question the plan that it was made from; () where there is none and the model has to make one.
+    """
+    known = known or [()] * len(asked)
+    made = iter(plans(loaded, [one for one, steps in zip(asked, known) if not steps]))
+    todo = [steps or next(made) for steps in known]
     done: list[list[Step]] = [[] for _ in asked]
     for number in range(max(map(len, todo), default=0)):
         alive = [i for i, steps in enumerate(todo) if number < len(steps) and (not done[i] or done[i][-1].output)]

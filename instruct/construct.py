@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import argparse
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -29,7 +29,7 @@ from instruct.answer import Asked, by_plan, directly
 from instruct.filters import Duplicate, NearDuplicate, decide, usual
 from instruct.funnel import funnel, show_funnel
 from instruct.propose import Pool, ProposeConfig
-from instruct.records import Decision, Instance, Record, from_seeds, write_records
+from instruct.records import COMBINE, Decision, Instance, Record, from_seeds, write_records
 from instruct.rouge import Pool as Texts
 from instruct.verify import Verifier
 from instruct.world.behaviour import Behaviour
@@ -111,7 +111,9 @@ def construct(
     if config.arm == "interpreter":
         return fell + answered_by_interpreter(through, verifier)
     if config.arm == "verified":
-        return fell + share(lambda part: answered_and_verified(loaded, part, verifier, config), through)
+        texts = {record.id: record.instruction for record in (*pool.seeds, *pool.own)}
+        answered = share(lambda part: answered_and_verified(loaded, part, verifier, config, texts), through)
+        return fell + answered
     return fell + share(lambda part: answered_unverified(loaded, part, config), through)
 
 
@@ -185,14 +187,20 @@ def _asked(records: Sequence[Record]) -> list[Asked]:
 
 
 def answered_and_verified(
-    loaded: LoadedModel, records: Sequence[Record], verifier: Verifier, config: ConstructConfig
+    loaded: LoadedModel,
+    records: Sequence[Record],
+    verifier: Verifier,
+    config: ConstructConfig,
+    texts: Mapping[str, str],
 ) -> list[Record]:
     """The model's answers, by plan where that is right, else directly; those that the verifier accepts are kept.
 
-    The scores "answers", "right by plan" and "right directly" count them, the wrong ones too.
+    What was combined from known instructions has these for its plan (`texts`: by id). The scores "answers", "right by
+    plan" and "right directly" count answers, the wrong ones too.
     """
     asked = _asked(records)
-    planned = iter([trace.output for trace in by_plan(loaded, asked, config.propose.answer_tokens)])
+    known = [steps_of(record, texts) for record in records for _ in record.instances]
+    planned = iter([trace.output for trace in by_plan(loaded, asked, config.propose.answer_tokens, known)])
     direct = iter(directly(loaded, asked, config.propose.answer_tokens))
     done = []
     for record in records:
@@ -212,6 +220,12 @@ def answered_and_verified(
         scores = {**record.scores, **counts}
         done.append(replace(record, instances=tuple(right), scores=scores, decision=decision))
     return done
+
+
+def steps_of(record: Record, texts: Mapping[str, str]) -> tuple[str, ...]:
+    """The instructions that a record was combined from; () where it was not."""
+    parents = record.origin.parents if record.origin.method == COMBINE else ()
+    return tuple(texts[parent] for parent in parents) if all(parent in texts for parent in parents) else ()
 
 
 def answered_by_interpreter(records: Sequence[Record], verifier: Verifier) -> list[Record]:

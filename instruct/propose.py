@@ -34,16 +34,18 @@ from configs import UserError, check, run_main
 from data.chat import Conversation, prompt
 from instruct import lessons
 from instruct.answer import Asked, directly, say, vote
-from instruct.records import Decision, Instance, Origin, Record
+from instruct.records import COMBINE, Decision, Instance, Origin, Record
+from instruct.world.program import Program, world
 from model.complete import Completion, complete_prompts
 from model.load import LoadedModel
 from model.sampling import Sampling
 
 METHODS = (
-    *("magpie", "self-instruct", "evolve:deepen", "evolve:widen", "evolve:combine"),
+    *("magpie", "self-instruct", "evolve:deepen", "evolve:widen", COMBINE),
     *("paraphrase", "back-translate", "induce"),
 )
 OWN_IN_LIST = 2
+TRIES = 30  # pairs of instructions that are looked at until two fit together
 STEPS = " | "  # stands between the steps of a program
 
 
@@ -128,9 +130,18 @@ class Pool:
         return rng.choice(rng.choice(self.groups))
 
     def two(self, rng: random.Random) -> list[Record]:
-        """Two of one language and of different behaviours, of one step each where their programs are known."""
+        """Two of one language and of different behaviours; of one step each, that fit together, where their programs
+        are known."""
         enough = [groups for groups in self.short.values() if len(groups) > 1]
-        return [rng.choice(group) for group in rng.sample(rng.choice(enough), 2)] if enough else [self.parent(rng)]
+        if not enough:
+            return [self.parent(rng)]
+        groups = rng.choice(enough)
+        for _ in range(TRIES):
+            pair = [rng.choice(group) for group in rng.sample(groups, 2)]
+            programs = [record.program for record in pair]
+            if not all(programs) or world().well_typed(Program.read(STEPS.join(programs))):
+                break
+        return pair
 
     def with_answer(self, rng: random.Random) -> Record | None:
         """One with an input and its answer, or with an answer only where there are no others; None without any."""
@@ -185,7 +196,7 @@ def _asked_for(
         shown = pool.listed(rng)
         language = shown[0].lang or "en"
         return lessons.continue_list([record.instruction for record in shown], language), shown, language, ()
-    if method == "evolve:combine":
+    if method == COMBINE:
         parents = pool.two(rng)
         language = parents[0].lang or "en"
         return lessons.combine([parent.instruction for parent in parents], language), parents, language, ()

@@ -51,6 +51,7 @@ LABEL_SOURCES = {
     "O4": "consistency only: the model's samples agree",
 }
 
+COMBINE = "evolve:combine"  # the method whose items have their parents for a plan
 #: How an instruction came about. A method may name its operator after a colon, as in "evolve:deepen".
 METHODS = {
     "seed": "read from a file of seeds",

@@ -25,7 +25,7 @@ from functools import cache, cached_property
 from configs import UserError
 from data.chat import Conversation
 from instruct import lessons
-from instruct.records import Record
+from instruct.records import COMBINE, Record
 from instruct.world.grammar import Grammar, finish, has_tail, is_plural
 from instruct.world.inputs import NAMED
 from instruct.world.operation import is_a
@@ -53,19 +53,26 @@ SHARES = {
 #: Shares of parts that are taught only where `parts` names them. A model that shall answer questions by chains of its
 #: own is taught with parts=(*SHARES, *ON_REQUEST).
 ON_REQUEST = {"construct": 0.16, "sentence": 0.04, "recall": 0.3}
-OWN_PARTS = ("execute", "bare", "induce", "input", "continue", "back-translate")  # what the model's own items teach
+#: What the model's own items teach.
+OWN_PARTS = ("execute", "bare", "plan", "combine", "induce", "input", "continue", "back-translate")
 PAIRS = 5
 
 
 def teach(
-    records: Sequence[Record], count: int, seed: int = 0, parts: Sequence[str] = tuple(SHARES)
+    records: Sequence[Record],
+    count: int,
+    seed: int = 0,
+    parts: Sequence[str] = tuple(SHARES),
+    known: Sequence[Record] = (),
 ) -> list[Conversation]:
     """`count` lessons drawn from answered records, the same for the same seed. `parts` limits what is taught.
+
+    known: records that some of them were combined from, which are the plans of these.
 
     Raises UserError when no record has an answer.
     """
     rng = random.Random(f"teach {seed}")
-    drawn = _Drawn(records)
+    drawn = _Drawn(records, known)
     if not drawn.answered:
         raise UserError("none of the records has an answer: there is nothing to teach")
     makers = {part: maker for part, maker in drawn.makers().items() if part in parts} or {"execute": drawn.execute}
@@ -77,7 +84,7 @@ def teach(
 class _Drawn:
     """Records, grouped for drawing. Each maker gives a lesson, or None where its draw has none."""
 
-    def __init__(self, records: Sequence[Record]):
+    def __init__(self, records: Sequence[Record], known: Sequence[Record] = ()):
         self.answered = [r for r in records if any(i.output for i in r.instances)]
         self.meanings = list(_grouped(self.answered, lambda r: r.behaviour or r.instruction).values())
         self.by_language = _grouped(self.answered, lambda r: r.lang or "en")
@@ -92,6 +99,8 @@ class _Drawn:
         self.alike = _varied(beginnings, lambda r: r.behaviour)
         self.deeper = list(self._deeper())
         self.programs = [r for r in self.open if r.program]
+        self.texts = {record.id: record.instruction for record in (*known, *records)}
+        self.combined = [r for r in self.open if self._is_combined(r)]
 
     def _deeper(self) -> Iterator[tuple[Record, Record]]:
         """(parent, child): the child's program is the parent's and one step more at its end."""
@@ -111,7 +120,7 @@ class _Drawn:
         }
         if all(len(group) > lessons.SHOWN for group in self.by_language.values()):
             makers["continue"] = self.continued
-        if self.composed and self.single:
+        if self.combined or (self.composed and self.single):
             makers |= {"plan": self.plan, "combine": self.combine}
         if self.deeper:
             makers["deepen"] = self.deepen
@@ -159,14 +168,25 @@ class _Drawn:
         *shown, last = rng.sample(self.by_language[language], lessons.SHOWN + 1)
         return lessons.continue_list([record.instruction for record in shown], language, last.instruction)
 
+    def _is_combined(self, record: Record) -> bool:
+        """Whether it was made from instructions that are known, and these gave right answers where that was seen."""
+        parents = record.origin.parents if record.origin.method == COMBINE else ()
+        return len(parents) > 1 and all(p in self.texts for p in parents) and record.scores.get("right by plan", 1) > 0
+
     def plan(self, rng: random.Random) -> Conversation | None:
-        record = rng.choice(self.composed)
-        texts = self._in_steps(record, rng)
+        record, texts = self._planned(rng)
         return lessons.plan(record.instruction, record.lang or "en", texts) if texts else None
 
-    def combine(self, rng: random.Random) -> Conversation | None:
+    def _planned(self, rng: random.Random) -> tuple[Record, list[str] | None]:
+        """A record and what it was combined from, or, where none was, an instruction for each step of its program."""
+        if self.combined:
+            record = rng.choice(self.combined)
+            return record, [self.texts[parent] for parent in record.origin.parents]
         record = rng.choice(self.composed)
-        texts = self._in_steps(record, rng)
+        return record, self._in_steps(record, rng)
+
+    def combine(self, rng: random.Random) -> Conversation | None:
+        record, texts = self._planned(rng)
         return lessons.combine(texts, record.lang or "en", record.instruction) if texts else None
 
     def _in_steps(self, record: Record, rng: random.Random) -> list[str] | None:

@@ -139,9 +139,10 @@ def lessons_for(
     seed = config.seed * 1000 + salt
 
     def drawn(records: Sequence[Record], share: float, parts: Sequence[str]) -> list[Conversation]:
-        sample = teach(records, 400, seed, parts)
+        known = (*seeds, *own)
+        sample = teach(records, 400, seed, parts, known)
         mean = sum(len(e) for e in fit_all(sample, tokenizer, ChatFormat(), context + 1)[0]) / len(sample)
-        return teach(records, math.ceil(1.1 * share * places / mean), seed, parts)
+        return teach(records, math.ceil(1.1 * share * places / mean), seed, parts, known)
 
     meanings = [len({record.behaviour or record.instruction for record in records}) for records in (own, seeds)]
     own_share = min(config.own_share, meanings[0] / sum(meanings))
