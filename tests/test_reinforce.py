@@ -115,7 +115,9 @@ def test_two_ranks_equal_one(base, questions, tmp_path):
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-4)
     figures = [[r for r in read_metrics(tmp_path / f"run{world}") if r["kind"] == "rollouts"] for world in (1, 2)]
+    assert len(figures[0]) == len(figures[1]) > 0
     for mine, theirs in zip(*figures):
+        assert mine.pop("kind") == theirs.pop("kind")
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
