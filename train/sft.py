@@ -56,8 +56,8 @@ class InstructionData:
     """
 
     paths: tuple[str, ...] = ()
-    world: Literal["", "questions", "plans", "writing"] = ""
     validation: float = 0.05
+    world: Literal["", "questions", "plans", "writing"] = ""
     train_per_task: int = 1000
     heldout_per_task: int = 50
     lessons: int = 20_000
