@@ -57,8 +57,9 @@ from train.crosslingual import (
     tokenizer_of,
     trained,
 )
-from train.crosslingual_report import interval, markdown
+from train.crosslingual_report import markdown
 from train.distributed import Ranks
+from train.evaluation import interval
 from train.run import read_metrics
 from train.trainer import Trainer
 

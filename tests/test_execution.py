@@ -20,7 +20,8 @@ from tests.test_rounds import TINY
 from train import execution_measures as measures
 from train.demo_answer import answering, answering_page
 from train.distributed import Ranks
-from train.execution import interval, joined, main, read_other, report_of
+from train.evaluation import interval
+from train.execution import joined, main, read_other, report_of
 from train.rounds import RoundsConfig, run
 
 FAST = ("rounds=0", "execution=true", "exam=2", "base.steps=2", "base.save_every=2")

@@ -22,8 +22,9 @@ from model.storage import checkpoint_folder, newest_intact, write_folder
 from tests.oracle import oracle_of, shared_course
 from tests.ranks import on_ranks
 from train.distributed import Ranks
+from train.health import repetition
 from train.objectives import language_modelling
-from train.prefer import PreferConfig, build_trainer, comparison, log_table, reference_tables, repetition
+from train.prefer import PreferConfig, build_trainer, comparison, log_table, reference_tables
 from train.preference_data import kto_material, pair_material
 from train.run import RunFolder, read_metrics
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import random
-import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-RESAMPLES = 10_000
+from train.evaluation import interval
+
 COLUMNS = ("direct", "random", "retrieved", "constructed", "oracle", "ablated")
 MEANS = {
     "direct": "the question, answered at once",
@@ -28,13 +27,6 @@ TITLES = {
     "continent": "continent of a country",
     "language": "language of a country",
 }
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean over seeds."""
-    rng = random.Random(0)
-    means = sorted(statistics.mean(rng.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)]
 
 
 def summary(figures: Mapping[str, float]) -> str:

@@ -2,12 +2,16 @@
 
 Bits per byte compare models with different tokenizers: the nats of all predicted tokens, as bits, over the bytes of
 the text that these tokens stand for. The end of a document costs bits and stands for no byte. The whole held-out set
-is used (or its first `max_rows` rows), always the same rows in the same order; batch means are never averaged.
+is used (or its first `max_rows` rows), always the same rows in the same order; batch means are never averaged. And how
+sure a mean over seeds is (`interval`).
 """
 
 from __future__ import annotations
 
 import math
+import random
+import statistics
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -17,6 +21,8 @@ from data.tokenizer import Tokenizer
 from model.heads import LanguageModel
 from train.distributed import Ranks
 from train.objectives import language_modelling
+
+RESAMPLES = 10_000
 
 
 @torch.no_grad()
@@ -58,3 +64,10 @@ def first_choices(model: LanguageModel, batch: Batch) -> torch.Tensor:
     """The token that the model finds likeliest at each place of weight above 0, in order: (N,) int64."""
     hidden = model.trunk(batch.tokens, batch.documents, batch.positions)[batch.weights > 0]
     return model.head(hidden[None])[0].argmax(-1)
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of a figure over seeds (Efron 1979)."""
+    rng = random.Random(0)
+    means = sorted(statistics.mean(rng.choices(values, k=len(values))) for _ in range(RESAMPLES))
+    return means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)]

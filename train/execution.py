@@ -29,6 +29,7 @@ from instruct.exam import set_exam, set_facts
 from instruct.strategies import Embedder, Known
 from model.load import load_run
 from train.demo import machine
+from train.evaluation import interval
 from train.execution_measures import (
     by_strategy,
     calibration,
@@ -42,7 +43,6 @@ from train.execution_report import markdown
 from train.rounds import RoundsConfig
 from train.run import write_text
 
-RESAMPLES = 2000
 BASELINES = ("bm25", "rouge_l", "untrained")
 OTHERS = {"crosslingual": "train.crosslingual", "embedding": "train.embed_report", "masked": "train.masked"}
 
@@ -89,13 +89,6 @@ def measure(
 
 
 # Several seeds -------------------------------------------------------------------------------------------------------
-
-
-def interval(values: Sequence[float]) -> list[float]:
-    """95 % bootstrap interval of the mean over seeds."""
-    rng = random.Random(0)
-    means = sorted(statistics.mean(rng.choices(values, k=len(values))) for _ in range(RESAMPLES))
-    return [means[int(0.025 * RESAMPLES)], means[int(0.975 * RESAMPLES)]]
 
 
 def joined(runs: Sequence[Any]) -> Any:

@@ -27,7 +27,7 @@ What it leaves out: whether answers are any good. That is for held-out questions
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -161,3 +161,8 @@ class Health:
             return {}
         found = f"reward is {mean:.3g}, and was {self.best:.3g} at best"
         return {"fall": _Broken(found, "lower optimizer.lr, or go back to an earlier checkpoint")}
+
+def repetition(ids: Sequence[int], size: int = 3) -> float:
+    """The share of the n-grams of a text that occurred before in it; 0 for texts too short to have any."""
+    found = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
+    return 1 - len(set(found)) / len(found) if found else 0.0

@@ -12,6 +12,7 @@ of sums, and a run may be continued with another choice.
 
 from __future__ import annotations
 
+import copy
 import functools
 import importlib.util
 import os
@@ -26,6 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
 from configs import UserError
+from model.heads import LanguageModel
 from train.distributed import Ranks
 from train.objectives import Objective, ObjectiveModule
 from train.sharded import shard
@@ -42,6 +44,13 @@ def compute_dtype(precision: str, device: torch.device) -> torch.dtype:
             fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return torch.bfloat16 if fast else torch.float32
     return getattr(torch, precision)
+
+
+def frozen_copy(model: LanguageModel, precision: str, device: torch.device) -> LanguageModel:
+    """A copy of a model on the device that does not train: the reference of learning from feedback."""
+    copied = copy.deepcopy(model).to(device).requires_grad_(False)
+    copied.trunk.compute_dtype = compute_dtype(precision, device)
+    return copied
 
 
 def wants_compile(mode: str, ranks: Ranks) -> bool:

@@ -27,7 +27,6 @@ breaks them, and say why; its last checkpoint stays.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -49,9 +48,9 @@ from model.load import WEIGHTS, LoadedModel, load_run, model_files
 from model.sampling import Sampling
 from model.storage import decode_tensors, encode_tensors, read_manifest
 from train.distributed import Ranks
-from train.health import Health, HealthConfig
+from train.health import Health, HealthConfig, repetition
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.parallel import compute_dtype
+from train.parallel import frozen_copy
 from train.preference import Logs, PreferenceConfig, PreferenceObjective, answer_logs, total_loss
 from train.preference_data import (
     Judged,
@@ -228,12 +227,6 @@ def _mean(values: Tensor) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
-def repetition(ids: Sequence[int], size: int = 3) -> float:
-    """The share of the n-grams of a text that occurred before in it; 0 for texts too short to have any."""
-    found = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
-    return 1 - len(set(found)) / len(found) if found else 0.0
-
-
 @torch.no_grad()
 def sampled_figures(
     loaded: LoadedModel,
@@ -286,8 +279,7 @@ def build_trainer(config: PreferConfig, ranks: Ranks, fresh: bool = False) -> Tr
         if not config.data.paths:
             write_preferences(run.path / PAIRS, found)
     ranks.barrier()
-    reference = copy.deepcopy(model).to(ranks.device).requires_grad_(False)
-    reference.trunk.compute_dtype = compute_dtype(config.train.precision, ranks.device)
+    reference = frozen_copy(model, config.train.precision, ranks.device)
     weights = read_manifest(loaded.folder)[WEIGHTS][1]
     tables = reference_tables(reference, weights, {"train": material.rows, "held_out": held_out.rows}, run, ranks)
     asked = dict(list(by_prompt(parts[1]).items())[: config.asked])

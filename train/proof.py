@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import random
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -29,6 +28,7 @@ from instruct.verify import audit_summary
 from model.load import load_run
 from train.demo import machine
 from train.distributed import Ranks, setup, teardown
+from train.evaluation import interval
 from train.evidence import filter_table, free_writing, induction_table, people_table, recheck
 from train.plots import can_plot
 from train.proof_report import draw, markdown
@@ -36,7 +36,6 @@ from train.rounds import RoundsConfig, arm_folder, marks_of, run
 from train.run import write_text
 
 HEADLINE = "compositions"
-RESAMPLES = 10_000
 INDUCED = 300  # tasks of induction of each kind, at most
 
 
@@ -115,7 +114,8 @@ def gain(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     if {"verified", "seeds"} <= table.keys():
         for kind in KINDS:
             differences = [v - s for v, s in zip(last("verified", kind), last("seeds", kind))]
-            figures[kind] = {"points": 100 * statistics.mean(differences), "interval": _interval(differences)}
+            ends = [100 * end for end in interval(differences)]
+            figures[kind] = {"points": 100 * statistics.mean(differences), "interval": ends}
             if "interpreter" in table:
                 ceiling = statistics.mean(last("interpreter", kind)) - statistics.mean(last("seeds", kind))
                 figures[kind]["recovered_fraction"] = statistics.mean(differences) / ceiling if ceiling > 0 else None
@@ -128,13 +128,6 @@ def gain(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
             "seeds_positive": sum(difference > 0 for difference in differences),
         }
     return figures
-
-
-def _interval(differences: Sequence[float]) -> list[float]:
-    """95 % bootstrap interval of the mean, in points, over seeds."""
-    rng = random.Random(0)
-    means = sorted(statistics.mean(rng.choices(differences, k=len(differences))) for _ in range(RESAMPLES))
-    return [100 * means[int(0.025 * RESAMPLES)], 100 * means[int(0.975 * RESAMPLES)]]
 
 
 # Evidence ------------------------------------------------------------------------------------------------------------

@@ -14,8 +14,6 @@ Each step writes a record of the kind "rollouts" (reward, kl, entropy, length, r
 
 from __future__ import annotations
 
-import copy
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -24,15 +22,16 @@ from torch import nn
 from configs import UserError, check, run_main
 from data.formats import read_conversations
 from instruct.curriculum import Course, CurriculumConfig
+from instruct.labelled import divide
 from instruct.practice import practice, question_of
 from instruct.rewards import Question, Reward, RewardConfig, make_reward
 from model.complete import complete
-from model.heads import LanguageModel, ValuedModel
+from model.heads import ValuedModel
 from model.load import LoadedModel, load_run, model_files
 from train.distributed import Ranks
 from train.health import Health, HealthConfig
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.parallel import compute_dtype
+from train.parallel import frozen_copy
 from train.rollouts import LossConfig, ReinforceObjective, Rollouts
 from train.rounds import sharing
 from train.run import RunFolder, TrainState, read_metrics
@@ -123,12 +122,8 @@ def questions_of(config: ReinforceConfig, course: Course) -> tuple[list[Question
 
 
 def _from_files(data: QuestionData, asked: int) -> tuple[list[Question], dict[str, list[Question]]]:
-    train, held_out = [], []
-    for path in data.paths:
-        for conversation in read_conversations(path, split="train"):
-            question = Question.of(conversation)
-            number = int.from_bytes(hashlib.sha256(question.text.encode()).digest()[:8], "little")
-            (held_out if number < data.validation * 2**64 else train).append(question)
+    found = (Question.of(each) for path in data.paths for each in read_conversations(path, split="train"))
+    train, held_out = divide(found, data.validation, lambda question: question.text)
     if not train or not held_out:
         raise UserError(
             f"{', '.join(data.paths)} give {len(train)} questions to train on and {len(held_out)} to hold out; both "
@@ -165,13 +160,6 @@ def starting_model(init: str, has_values: bool) -> LoadedModel:
     return LoadedModel(model, loaded.tokenizer, loaded.chat, loaded.folder)
 
 
-def frozen_copy(model: LanguageModel, config: TrainConfig, ranks: Ranks) -> LanguageModel:
-    """The reference."""
-    reference = copy.deepcopy(model).to(ranks.device).requires_grad_(False)
-    reference.trunk.compute_dtype = compute_dtype(config.precision, ranks.device)
-    return reference
-
-
 class Watch:
     """Logs the figures of each step, and stops a run that `health` finds ill."""
 
@@ -198,7 +186,7 @@ def build_trainer(config: ReinforceConfig, ranks: Ranks, fresh: bool = False) ->
     course = Course(config.data.curriculum, config.seed)
     questions, held_out = questions_of(config, course)
     reward = make_reward(config.reward, course.verifier)
-    reference = frozen_copy(loaded.model, config.train, ranks)
+    reference = frozen_copy(loaded.model, config.train.precision, ranks.device)
     watch = Watch(Health(config.health), run)
     rows = Rollouts(
         loaded,

@@ -48,6 +48,7 @@ from train.advantages import (
     k3,
 )
 from train.distributed import Ranks
+from train.health import repetition
 from train.objectives import LossTerms
 
 ROWS = 256  # answers that are sampled together
@@ -353,9 +354,3 @@ def _at_last(rewards: Tensor, mask: Tensor) -> Tensor:
     """Rewards (B, K) at the last token of each answer: (B, K, T)."""
     last = mask & (mask.flip(-1).cumsum(-1).flip(-1) == 1)
     return rewards[..., None] * last
-
-
-def repetition(ids: Sequence[int], size: int = 3) -> float:
-    """The share of the n-grams of a text that occurred before in it; 0 for texts too short to have any."""
-    found = [tuple(ids[i : i + size]) for i in range(len(ids) - size + 1)]
-    return 1 - len(set(found)) / len(found) if found else 0.0

@@ -14,7 +14,6 @@ model stays as it is and adapters are trained (`model.lora`).
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -28,6 +27,7 @@ from data.chat import ChatFormat, Conversation, fit_all
 from data.corpus import builtin_documents
 from data.formats import read_conversations
 from instruct.documentation import construct
+from instruct.labelled import divide
 from instruct.lessons import execute
 from instruct.tasks import is_right, task
 from model.load import load_run, model_files
@@ -124,13 +124,9 @@ def read_instructions(config: InstructionData, seed: int) -> tuple[list[Conversa
         items = construct(builtin_documents(), seed, config.train_per_task, config.heldout_per_task)
         train = [item.conversation for item in items if item.split == "train"]
         return train, [Asked(item.task, item.conversation) for item in items if item.split == "heldout"]
-    train, held_out = [], []
-    for path in config.paths:
-        for conversation in read_conversations(path, split="train"):
-            if _is_held_out(conversation, config.validation):
-                held_out.append(Asked("all", conversation))
-            else:
-                train.append(conversation)
+    found = (each for path in config.paths for each in read_conversations(path, split="train"))
+    train, rest = divide(found, config.validation, first_said)
+    held_out = [Asked("all", conversation) for conversation in rest]
     if not train or not held_out:
         raise UserError(
             f"{', '.join(config.paths)} give {len(train)} conversations to train on and {len(held_out)} to hold out; "
@@ -139,9 +135,9 @@ def read_instructions(config: InstructionData, seed: int) -> tuple[list[Conversa
     return train, held_out
 
 
-def _is_held_out(conversation: Conversation, share: float) -> bool:
-    said = next((m.content for m in conversation.messages if m.role == "user"), conversation.messages[0].content)
-    return int.from_bytes(hashlib.sha256(said.encode()).digest()[:8], "little") < share * 2**64
+def first_said(conversation: Conversation) -> str:
+    """The first thing a user says, by which conversations are told apart."""
+    return next((m.content for m in conversation.messages if m.role == "user"), conversation.messages[0].content)
 
 
 def questions_of(held_out: Sequence[Asked]) -> list[Asked]:
