@@ -187,6 +187,9 @@ def main(argv: list[str]) -> None:
         raise UserError(f"unknown arm {', '.join(unknown)}: arms are {', '.join(ARMS)}")
     if arguments.seeds < 1:
         raise UserError(f"--seeds must be at least 1, got {arguments.seeds}")
+    named = [*arguments.audit, arguments.world, arguments.rouge, arguments.people]
+    if missing := [str(path) for path in named if path and not path.exists()]:
+        raise UserError(f"there is no {', no '.join(missing)}; name files that are there, before hours are spent")
     ranks = setup(config.train.device, config.train.threads)
     try:
         table = arms_table(config, arguments.seeds, arms, ranks)
