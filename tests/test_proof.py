@@ -52,7 +52,9 @@ def test_public_data_is_audited_and_its_places_are_shown(tmp_path):
     assert "| sums.jsonl | 3 | sum | 3 | 2 | 2, 3 |" in markdown(facts, pictures=False)
 
 
-@pytest.mark.parametrize("arguments", [["--arms", "best"], ["--seeds", "0"], ["--audit", "nowhere"], ["--rouge", "none"]])
+@pytest.mark.parametrize(
+    "arguments", [["--arms", "best"], ["--seeds", "0"], ["--audit", "nowhere"], ["--rouge", "none"]]
+)
 def test_wrong_input_is_one_sentence(arguments):
     with pytest.raises(UserError):
         main(["configs/construct.toml", *arguments])
