@@ -44,12 +44,15 @@ ARMS: tuple[str, ...] = get_args(Arm)
 
 @dataclass(frozen=True)
 class ConstructConfig:
-    """propose: how to write. most: instructions kept at this stage at most. inputs: for each of them. agreement: share
-    of votes that "consistency" wants. rouge: bound of the near-duplicate filter of the arms without a program."""
+    """propose: how to write. most: instructions kept at this stage at most. inputs: for each of them. wordings: texts
+    that the arms with a program keep of each new meaning in each language, over all rounds: a model that meets a
+    meaning in one wording learns the wording. agreement: share of votes that "consistency" wants. rouge: bound of the
+    near-duplicate filter of the arms without a program."""
 
     arm: Arm = "verified"
     most: int = 400
     inputs: int = 20
+    wordings: int = 1
     agreement: float = 0.6
     rouge: float = 0.7
     propose: ProposeConfig = field(default_factory=ProposeConfig)
@@ -58,7 +61,7 @@ class ConstructConfig:
         problems = [] if self.arm in ARMS else [f"unknown arm {self.arm!r}: arms are {', '.join(ARMS)}"]
         problems += [
             f"{name} must be positive, got {getattr(self, name)}"
-            for name in ("most", "inputs")
+            for name in ("most", "inputs", "wordings")
             if getattr(self, name) < 1
         ]
         problems += [
@@ -95,7 +98,7 @@ def construct(
         writing = replace(writing, methods=("paraphrase",))
     raw = share(lambda numbers: propose.write(loaded, pool, writing, numbers, round), range(writing.samples))
     if config.arm in ("verified", "interpreter"):
-        judged = judge_instructions(raw, pool, verifier, config.most)
+        judged = judge_instructions(raw, pool, verifier, config.most, config.wordings)
     else:
         known = [record.instruction for record in (*pool.seeds, *pool.own)]
         paraphrases = [Duplicate(), NearDuplicate(1.0, Texts(known))]
@@ -120,29 +123,43 @@ def construct(
 # Judging instructions ------------------------------------------------------------------------------------------------
 
 
-def judge_instructions(raw: Sequence[Record], pool: Pool, verifier: Verifier, most: int | None = None) -> list[Record]:
-    """Each record judged as an instruction; new is what behaves, in its language, like none in the pool or before it.
+def judge_instructions(
+    raw: Sequence[Record], pool: Pool, verifier: Verifier, most: int | None = None, wordings: int = 1
+) -> list[Record]:
+    """Each record judged as an instruction; new is what behaves, in its language, like no seed, and like fewer than
+    `wordings` other texts in the pool or before it.
 
     At most `most` pass; later ones would have been kept and are dropped as "surplus".
     """
+    texts: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # own ones by language and meaning
     known: dict[str, set[str]] = defaultdict(set)
-    for record in (*pool.seeds, *pool.own):
-        if record.behaviour:
-            known[record.lang or "en"].add(record.behaviour)
+
+    def keep(record: Record) -> None:
+        language, behaviour = record.lang or "en", record.behaviour or ""
+        texts[language][behaviour].add(record.instruction)
+        if len(texts[language][behaviour]) >= wordings:
+            known[language].add(behaviour)
+
+    for record in pool.seeds:
+        known[record.lang or "en"].add(record.behaviour or "")
+    for record in pool.own:
+        keep(record)
     judged, passed = [], 0
     for record in raw:
         if record.decision:
             judged.append(record)
             continue
-        given = record.instances[0].input if record.instances else ""
-        verdict = verifier.judge(record.instruction, given, None, known[record.lang or "en"])
+        given, language = record.instances[0].input if record.instances else "", record.lang or "en"
+        verdict = verifier.judge(record.instruction, given, None, known[language])
         decision = verdict.decision
+        if decision is None and record.instruction in texts[language][verdict.behaviour or ""]:
+            decision = Decision("duplicate")
         if decision is None and most is not None and passed == most:
             decision = Decision("surplus")
-        if decision is None:
-            known[record.lang or "en"].add(verdict.behaviour or "")
-            passed += 1
         judged.append(replace(record, program=verdict.program, behaviour=verdict.behaviour, decision=decision))
+        if decision is None:
+            keep(judged[-1])
+            passed += 1
     return judged
 
 

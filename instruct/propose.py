@@ -119,6 +119,7 @@ class Pool:
             if STEPS not in (record.program or ""):
                 by_language[record.lang or "en"][record.behaviour or record.instruction].append(record)
         self.short = {language: list(groups.values()) for language, groups in by_language.items()}
+        self.taught = {record.program for record in self.seeds}
         self.answered = self._those(lambda i: bool(i.input and i.output)) or self._those(lambda i: bool(i.output))
 
     def _those(self, holds: Callable[[Instance], bool]) -> list[list[Record]]:
@@ -130,8 +131,8 @@ class Pool:
         return rng.choice(rng.choice(self.groups))
 
     def two(self, rng: random.Random) -> list[Record]:
-        """Two of one language and of different behaviours; of one step each, that fit together, where their programs
-        are known."""
+        """Two of one language and of different behaviours; where their programs are known, of one step each, that fit
+        together and are no seed together."""
         enough = [groups for groups in self.short.values() if len(groups) > 1]
         if not enough:
             return [self.parent(rng)]
@@ -139,7 +140,10 @@ class Pool:
         for _ in range(TRIES):
             pair = [rng.choice(group) for group in rng.sample(groups, 2)]
             programs = [record.program for record in pair]
-            if not all(programs) or world().well_typed(Program.read(STEPS.join(programs))):
+            if not all(programs):
+                break
+            together = STEPS.join(programs)
+            if together not in self.taught and world().well_typed(Program.read(together)):
                 break
         return pair
 

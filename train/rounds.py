@@ -165,8 +165,9 @@ def fit(
     finished."""
     run = RunFolder(folder, ranks.is_main)
     settings = replace(config, rounds=0)  # more rounds may follow
-    if init is None:  # one base for all arms
-        settings = replace(settings, own_share=0.5, round_lr=1.0, construct=ConstructConfig())
+    if init is None:  # one base for all arms, whatever their rounds are like
+        train = TrainConfig(device=config.train.device, threads=config.train.threads)
+        settings = replace(settings, own_share=0.5, round_lr=1.0, construct=ConstructConfig(), train=train)
     run.open(settings)
     ranks.barrier()
     found = newest_intact(folder, [STATE])
