@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from configs import UserError
-from kernels.loss import _losses, _sum_with_gradients, linear_cross_entropy, linear_cross_entropy_reference
+from kernels.loss import _Chunk, _losses, _sum_with_gradients, linear_cross_entropy, linear_cross_entropy_reference
 
 OPTIONS = [
     {},
@@ -84,6 +84,19 @@ def test_ignored_and_weightless_tokens_change_nothing():
     assert torch.equal(loss(hidden), loss(changed))
     gradient = torch.autograd.grad(loss(hidden.requires_grad_()), hidden)[0]
     assert not gradient[3].any() and not gradient[5].any()
+
+
+def test_no_logits_are_made_for_tokens_that_do_not_count(monkeypatch):
+    hidden, weight, targets, weights = inputs(torch.float32)
+    rows, logits = [], _Chunk.logits
+    monkeypatch.setattr(_Chunk, "logits", lambda self, hidden: rows.append(len(hidden)) or logits(self, hidden))
+    weights[::3] = 0
+    linear_cross_entropy(hidden.requires_grad_(), weight, targets, weights, chunk=8).backward()
+    assert sum(rows) == int(((targets >= 0) & (weights > 0)).sum()) < len(targets)
+    assert not hidden.grad[::3].any() and hidden.grad[(targets >= 0) & (weights > 0)].any(dim=1).all()
+    nothing = linear_cross_entropy(hidden, weight, targets, torch.zeros(len(targets)))
+    nothing.backward()
+    assert nothing == 0
 
 
 def test_extreme_logits_stay_finite():

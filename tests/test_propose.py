@@ -117,6 +117,8 @@ def test_two_different_meanings_of_one_language_are_combined(loaded, pool, monke
             p.lang for p in parents
         } == {record.lang}
         assert all(" | " not in (parent.program or "") for parent in parents)
+        together = " | ".join(parent.program or "" for parent in parents)
+        assert together not in {seed.program for seed in pool.seeds}, "no pair is what is taught already"
 
 
 @pytest.mark.parametrize(
