@@ -221,9 +221,9 @@ def test_the_same_behaviour_is_new_once_in_each_language():
 
 def test_a_new_behaviour_is_kept_in_so_many_wordings_over_all_rounds():
     verifier, grammar = shared_course().verifier, shared_course().grammar
-    seen = shared_course().splits.seeds[-1]
+    taught = grammar.phrase(shared_course().splits.seeds[-1], Random(0), "en")
     texts = list(dict.fromkeys(grammar.phrase(shared_course().splits.open[0], Random(n), "en") for n in range(30)))[:5]
-    raw = [Record(text, origin=Origin("magpie")) for text in (*texts[:2], texts[0], grammar.phrase(seen, Random(0), "en"))]
+    raw = [Record(text, origin=Origin("magpie")) for text in (*texts[:2], texts[0], taught)]
     judged = judge_instructions(raw, Pool(shared_seeds()), verifier, wordings=3)
     assert [r.decision and r.decision.code for r in judged] == [None, None, "duplicate", "known"]
     more = [Record(text, origin=Origin("magpie")) for text in texts[1:]]
