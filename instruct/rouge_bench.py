@@ -21,19 +21,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import random
 import shlex
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from configs import UserError, run_main
+from configs.machine import machine
 from data.files import whole_file
 from data.formats import conversations_of, read_rows
 from instruct.rouge import Pool, rouge_l, tokens
@@ -283,21 +282,6 @@ def report(figures: dict[str, Any]) -> str:
     )
 
 
-def machine() -> dict[str, Any]:
-    """Where and with what the figures were made."""
-    info = Path("/proc/cpuinfo")
-    names = [line for line in info.read_text("utf-8").splitlines() if "model name" in line] if info.exists() else []
-    return {
-        "processor": names[0].partition(":")[2].strip() if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        "torch": torch.__version__,
-    }
-
-
 def main(argv: list[str]) -> None:
     """`python -m instruct.rouge_bench [FILE...] [--json OUT]`: time, compare, print."""
     parser = argparse.ArgumentParser(prog="python -m instruct.rouge_bench", description="Time and check ROUGE-L.")
@@ -313,7 +297,7 @@ def main(argv: list[str]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        where = machine()
+        where = machine() | {"load_before": os.getloadavg()[0] if hasattr(os, "getloadavg") else None}
         found = read_instructions(arguments.files)
         texts = found or invented_instructions(arguments.texts, arguments.seed)
         figures = measure(texts, arguments.pairs, arguments.timed_pairs, arguments.seed)

@@ -14,10 +14,11 @@ from __future__ import annotations
 import functools
 import json
 import os
-import platform
 from pathlib import Path
 
 import torch
+
+from configs.machine import cpu_name
 
 Rules = tuple[tuple[int | None, str], ...]
 
@@ -64,14 +65,6 @@ def machine() -> dict[str, str | int]:
     """What a calibration holds for."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     return {"cpu": cpu_name(), "threads": torch.get_num_threads(), "gpu": gpu, "torch": torch.__version__}
-
-
-def cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
 
 
 def calibration_file() -> Path:

@@ -40,6 +40,7 @@ from typing import Any
 import torch
 
 from configs import UserError, check, load, run_main
+from configs.machine import machine
 from data.batches import PackedRows
 from data.chat import ChatFormat, fit_all
 from data.files import whole_file
@@ -67,7 +68,6 @@ from model.heads import LanguageModel
 from model.load import LoadedModel, load_run, model_files
 from train.config import TrainConfig
 from train.crosslingual_report import markdown, summary
-from train.demo import machine
 from train.distributed import Ranks, setup, teardown
 from train.objectives import language_modelling
 from train.optim import OptimizerConfig, ScheduleConfig

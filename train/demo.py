@@ -12,18 +12,14 @@ repeated: after an interruption the same command goes on.
 from __future__ import annotations
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy
-import sentencepiece
-import torch
-
 from configs import load, run_main
+from configs.machine import machine
 from data.corpus import builtin_documents
 from data.prepare import PreparedData, describe, prepare
 from instruct.documentation import baseline, construct
@@ -161,18 +157,6 @@ def dialogue(answers: Sequence[Answer], loaded: LoadedModel) -> list[dict[str, s
             }
         )
     return rows
-
-
-def machine() -> dict[str, Any]:
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "system": platform.platform(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": numpy.__version__,
-        "sentencepiece": sentencepiece.__version__,
-    }
 
 
 def main(argv: list[str]) -> None:

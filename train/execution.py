@@ -23,12 +23,12 @@ from pathlib import Path
 from typing import Any
 
 from configs import UserError, load, run_main
+from configs.machine import machine
 from instruct.curriculum import Course
 from instruct.embed import Encoder
 from instruct.exam import set_exam, set_facts
 from instruct.strategies import Embedder, Known
 from model.load import load_run
-from train.demo import machine
 from train.evaluation import interval
 from train.execution_measures import (
     by_strategy,

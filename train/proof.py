@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from configs import UserError, load, run_main
+from configs.machine import machine
 from instruct.construct import ARMS
 from instruct.curriculum import Course
 from instruct.exam import KINDS, PLANNED
 from instruct.records import read_records
 from instruct.verify import audit_summary
 from model.load import load_run
-from train.demo import machine
 from train.distributed import Ranks, setup, teardown
 from train.evaluation import interval
 from train.evidence import filter_table, free_writing, induction_table, people_table, recheck

@@ -16,13 +16,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import time
 from collections import Counter
 from pathlib import Path
 from random import Random
 
 from configs import run_main
+from configs.machine import machine
 from instruct.world.grammar import Grammar
 from instruct.world.inputs import sample_defined, sample_input
 from instruct.world.operation import Undefined
@@ -94,8 +94,7 @@ class RoundTrips:
             "steps": len(self.world.steps()),
             "read_per_second": round(programs / self.seconds["read"]),
             "said_per_second": round(programs / self.seconds["say"]),
-            "machine": f"{platform.machine()}, {platform.system()}",
-            "python": platform.python_version(),
+            "machine": machine(),
             "faults": [list(fault) for fault in self.faults],
         }
 
