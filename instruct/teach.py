@@ -20,7 +20,7 @@ from __future__ import annotations
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 
 from configs import UserError
 from data.chat import Conversation
@@ -101,6 +101,7 @@ class _Drawn:
         self.programs = [r for r in self.open if r.program]
         self.texts = {record.id: record.instruction for record in (*known, *records)}
         self.combined = [r for r in self.open if self._is_combined(r)]
+        self._closest: dict[str, list[list[str]] | None] = {}
 
     def _deeper(self) -> Iterator[tuple[Record, Record]]:
         """(parent, child): the child's program is the parent's and one step more at its end."""
@@ -190,9 +191,14 @@ class _Drawn:
         return lessons.combine(texts, record.lang or "en", record.instruction) if texts else None
 
     def _in_steps(self, record: Record, rng: random.Random) -> list[str] | None:
-        """An instruction for each step of its program; None where a step has none of its own."""
-        steps = [self.single.get((step, record.lang)) for step in _steps(record)]
-        return [rng.choice(choices).instruction for choices in steps if choices] if all(steps) else None
+        """An instruction for each step of its program, in words as close to the record's own as there are: whoever
+        takes apart or puts together can go by the words. None where a step has none of its own."""
+        if record.id not in self._closest:
+            steps = [self.single.get((step, record.lang)) for step in _steps(record)]
+            chosen = [_closest(record, choices) for choices in steps if choices]
+            self._closest[record.id] = chosen if all(steps) else None
+        found = self._closest[record.id]
+        return found and [rng.choice(texts) for texts in found]
 
     def deepen(self, rng: random.Random) -> Conversation:
         parent, child = rng.choice(self.deeper)
@@ -293,6 +299,20 @@ class _Drawn:
 def _steps(record: Record) -> tuple[str, ...]:
     """The steps of its program; () where it has none."""
     return tuple(record.program.split(" | ")) if record.program else ()
+
+
+def _closest(record: Record, choices: Sequence[Record]) -> list[str]:
+    """The texts of `choices` of which the greatest share of pairs of characters stands in the record's text."""
+    own = _pairs(record.instruction)
+    shares = {choice.instruction: len(own & _pairs(choice.instruction)) / len(choice.instruction) for choice in choices}
+    most = max(shares.values())
+    return [text for text, share in shares.items() if share == most]
+
+
+@lru_cache(maxsize=1 << 16)
+def _pairs(text: str) -> frozenset[str]:
+    text = text.lower()
+    return frozenset(one + other for one, other in zip(text, text[1:]))
 
 
 def _grouped(records: Sequence[Record], key: Callable[[Record], object]) -> dict[object, list[Record]]:

@@ -4,7 +4,7 @@
     continuations = generate(model, prompts, new_tokens=64, sampling=sampling, stop=[tokenizer.eos])
 
 Every row gets what it would get alone: rows keep their own lengths, positions and random numbers (`model.cache`,
-`model.sampling`). Finished rows leave the batch, so that a batch costs what its longest rows need.
+`model.sampling`). Finished rows leave the batch, some at a time, so that a batch costs what its longest rows need.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from configs import UserError
 from model.cache import KeyValueCache
 from model.heads import LanguageModel
 from model.sampling import Sampling, choose
+
+LEAVE = 0.25  # share of the rows of a batch that leave it together
 
 
 def generate(
@@ -80,20 +82,19 @@ def generate_steps(
         stops = torch.tensor(list(stop), dtype=torch.int64, device=running.rows.device)
         for step in range(new_tokens):
             tokens = running.choose(sampling, list(banned))
-            goes_on = ~torch.isin(tokens, stops)
-            running.keep(goes_on)
-            if not len(running.rows):
+            tokens = running.end(torch.isin(tokens, stops), tokens)
+            if not running.going.any():
                 return
-            yield running.rows.tolist(), tokens[goes_on].tolist()
+            yield running.rows[running.going].tolist(), tokens[running.going].tolist()
             if step + 1 < new_tokens:
-                running.feed(tokens[goes_on])
+                running.feed(tokens)
 
 
 class _Running:
-    """The rows of a batch that have not met a stop token; B of them.
+    """The rows of a batch that have not met a stop token, and some that have; B of them.
 
-    rows (B,): their numbers in the batch. lengths (B,): tokens so far. hidden (B, C): of the last token.
-    seen (B, V) bool: the tokens so far.
+    rows (B,): their numbers in the batch. going (B,): which go on. lengths (B,): tokens so far.
+    hidden (B, C): of the last token. seen (B, V) bool: the tokens so far.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class _Running:
         device = model.trunk.embedding.weight.device
         self.model = model
         self.rows = torch.arange(len(prompts), device=device)
+        self.going = torch.ones(len(prompts), dtype=torch.bool, device=device)
         self.seeds = torch.tensor([seed % 2**63 for seed in seeds], device=device)
         self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
         tokens = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
@@ -121,12 +123,19 @@ class _Running:
         logits[:, banned] = -torch.inf
         return choose(logits, sampling, self.seeds, self.lengths, self.seen)
 
-    def keep(self, chosen: Tensor) -> None:
-        """Leave out the rows where `chosen` (B,) bool is false."""
-        if not chosen.all():
-            self.rows, self.seeds, self.lengths = self.rows[chosen], self.seeds[chosen], self.lengths[chosen]
-            self.seen = self.seen[chosen]
-            self.cache.select(chosen.nonzero()[:, 0])
+    def end(self, ended: Tensor, tokens: Tensor) -> Tensor:
+        """Note which rows (B,) have met a stop token; the tokens (B,) of the rows that are still here.
+
+        Leaving means that the cache of all others is copied, so that they leave a quarter at a time.
+        """
+        self.going = self.going & ~ended
+        if self.going.sum() > (1 - LEAVE) * len(self.rows):
+            return tokens
+        stay = self.going
+        self.rows, self.seeds, self.lengths = self.rows[stay], self.seeds[stay], self.lengths[stay]
+        self.seen, self.going = self.seen[stay], self.going[stay]
+        self.cache.select(stay.nonzero()[:, 0])
+        return tokens[stay]
 
     def feed(self, tokens: Tensor) -> None:
         """Append one token (B,) to each row."""

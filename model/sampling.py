@@ -81,6 +81,8 @@ def filtered_probabilities(logits: Tensor, sampling: Sampling) -> Tensor:
 
     The most likely token of each row is always kept; of equally likely ones those with the lower ids come first.
     """
+    if not sampling.top_k and sampling.top_p == 1 and not sampling.min_p:
+        return logits.softmax(-1)
     ordered, order = logits.sort(dim=-1, descending=True, stable=True)
     probabilities = ordered.softmax(-1)
     keep = torch.ones_like(probabilities, dtype=torch.bool)
