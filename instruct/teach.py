@@ -17,6 +17,7 @@ of a list is learnt from any list.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -312,7 +313,7 @@ def _closest(record: Record, choices: Sequence[Record]) -> list[str]:
 @lru_cache(maxsize=1 << 16)
 def _pairs(text: str) -> frozenset[str]:
     text = text.lower()
-    return frozenset(one + other for one, other in zip(text, text[1:]))
+    return frozenset(one + other for one, other in itertools.pairwise(text))
 
 
 def _grouped(records: Sequence[Record], key: Callable[[Record], object]) -> dict[object, list[Record]]:

@@ -99,6 +99,20 @@ def test_what_is_combined_is_a_plan_read_backwards(taught, by_text):
         assert " | ".join(record.program for record in records) == by_text[instruction].program
 
 
+def test_a_plan_says_its_steps_in_the_words_of_the_whole():
+    def record(text: str, program: str) -> Record:
+        return Record(text, (Instance("3 1", "1"),), "en", program=program, behaviour=program)
+
+    sort = [record(text, "sort_up") for text in ("Sort the numbers.", "Arrange the list upwards.")]
+    first = [record(text, "first") for text in ("Name the head of the list.", "Give the first item of the list.")]
+    for whole, *steps in (
+        ("Sort the numbers, then give the first item of it.", sort[0], first[1]),
+        ("Name the head of the list, arranged upwards.", sort[1], first[0]),
+    ):
+        lesson, *_ = teach([*sort, *first, record(whole, "sort_up | first")], 1, parts=("plan",))
+        assert lesson.messages[-1].content == "\n".join(step.instruction for step in steps)
+
+
 def test_a_paraphrase_means_the_same_in_other_words(taught, by_text, course):
     assert len(taught["paraphrase"]) > 10
     for _, one, other in taught["paraphrase"]:
