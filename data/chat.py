@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -72,17 +73,30 @@ class ChatFormat:
     prompt_weight: loss weight of what the model is given: 0 masks it, 1 trains on it like on the answer.
     last_turn_only: only the last assistant message of a conversation is learnt; earlier ones count as prompt.
     system: the system message of every conversation that brings none of its own ("" for no message).
+    spaced: every line begins with a space, so that a word is the same token at the beginning of a line and inside it.
+        To copy, sort or reverse a list is far easier to learn so. What a model says is given back without these spaces.
     """
 
     prompt_weight: float = 0.0
     last_turn_only: bool = False
     system: str = ""
+    spaced: bool = False
 
     def __post_init__(self) -> None:
         problems = []
         if not 0 <= self.prompt_weight <= 1:
             problems.append(f"prompt_weight must lie between 0 and 1, got {self.prompt_weight}")
         check(problems)
+
+
+def laid_out(text: str, format: ChatFormat) -> str:
+    """A text as the model sees it."""
+    return " " + text.replace("\n", "\n ") if format.spaced and text else text
+
+
+def taken_in(text: str, format: ChatFormat, before: str = "\n") -> str:
+    """A text of the model as people see it; `before` is the character in front of it, for a text in parts."""
+    return re.sub(r"(?<=\n) ", "", before + text)[1:] if format.spaced else text
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +168,7 @@ def _turns(conversation: Conversation, tokenizer: Tokenizer, format: ChatFormat)
         target = i in learnt if message.supervise is None else message.supervise
         given = format.prompt_weight if message.supervise is None else 0.0
         try:
-            content = tokenizer.encode(message.content)
+            content = tokenizer.encode(laid_out(message.content, format))
         except UserError as error:
             raise UserError(f"{_named(conversation.origin)}{error}") from None
         turns.append(_Turn(message.role, content, 1.0 if target else given, target))

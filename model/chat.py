@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from configs import UserError, run_main
-from data.chat import Conversation, Message, prompt
+from data.chat import Conversation, Message, prompt, taken_in
 from data.formats import to_row, write_rows
 from data.tokenizer import StreamDecoder
 from model.generate import add_sampling_arguments, never_generated, sampling_of
@@ -50,11 +50,13 @@ class Session:
         room = loaded.model.config.context - self.new_tokens
         ids = prompt(conversation, tokenizer, loaded.chat, room)
         self.forgets = len(ids) < len(prompt(conversation, tokenizer, loaded.chat))
-        decoder, written = StreamDecoder(tokenizer), []
+        decoder, written, last = StreamDecoder(tokenizer), [], "\n"
         stops, seed = [tokenizer.end, tokenizer.eos], self.seed + len(self.messages)
         banned = never_generated(loaded)
         for token in stream(loaded.model, ids, self.new_tokens, self.sampling, stops, seed, banned):
-            written.append(decoder.push(token))
+            piece = decoder.push(token)
+            written.append(taken_in(piece, loaded.chat, last))
+            last = piece[-1:] or last
             yield written[-1]
         written.append(decoder.flush())
         yield written[-1]

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from data.chat import Conversation, prompt
+from data.chat import Conversation, prompt, taken_in
 from model.generation import generate
 from model.load import LoadedModel
 from model.sampling import Sampling
@@ -68,5 +68,5 @@ def complete_prompts(
             [seeds[i] for i in rows],
         )
         for i, ids in zip(rows, outputs):
-            said[i] = Completion(tokenizer.decode(ids), len(ids) < new_tokens)
+            said[i] = Completion(taken_in(tokenizer.decode(ids), loaded.chat), len(ids) < new_tokens)
     return [said[i] for i in range(len(prompts))]

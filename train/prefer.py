@@ -36,7 +36,7 @@ from torch import Tensor
 
 from configs import UserError, check, run_main
 from data.answers import AnswerRows, example_of
-from data.chat import ChatFormat, Conversation, prompt
+from data.chat import ChatFormat, Conversation, prompt, taken_in
 from data.files import whole_file
 from data.preferences import read_preferences, write_preferences
 from data.tokenizer import Tokenizer
@@ -249,7 +249,7 @@ def sampled_figures(
         rows = AnswerRows([[example_of(*each)] for each in zip(given, whole)], context, tokenizer.pad)
         logs, before = (log_table(each, rows, Ranks(device=ranks.device))[:, 0].cpu() for each in (model, reference))
         for i, ids in enumerate(written):
-            text, (good, bad) = tokenizer.decode(ids).strip(), part[i][1][1]
+            text, (good, bad) = taken_in(tokenizer.decode(ids), loaded.chat).strip(), part[i][1][1]
             figures = [logs[i] - before[i], -logs[i] / len(whole[i]), len(ids), repetition(ids), len(ids) == new_tokens]
             sums += torch.tensor([*map(float, figures), text in good, text in bad, 1.0], dtype=torch.float64)
     sums = ranks.sum(sums.to(ranks.device)).tolist()

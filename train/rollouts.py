@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from configs import UserError, check
 from data.answers import AnswerRows, example_of
 from data.batches import Batch
-from data.chat import prompt
+from data.chat import prompt, taken_in
 from data.order import key
 from instruct.rewards import Question, Reward
 from model.complete import Completion
@@ -284,7 +284,8 @@ class Rollouts:
             elif len(ids) < self.new_tokens:
                 ids = [*ids, stops[0]]
             finished = ids[-1] in stops
-            answers.append((ids, Completion(tokenizer.decode(ids[:-1] if finished else ids).strip(), finished)))
+            text = taken_in(tokenizer.decode(ids[:-1] if finished else ids), self.loaded.chat)
+            answers.append((ids, Completion(text.strip(), finished)))
         return answers
 
     # From groups to a batch ------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ import torch
 
 from configs import UserError, check, run_main
 from data.batches import ExamplePieces, PackedRows
-from data.chat import ChatFormat, Conversation, fit_all
+from data.chat import ChatFormat, Conversation, fit_all, laid_out
 from data.files import whole_file
 from data.tokenizer import Tokenizer, TokenizerConfig
 from instruct.construct import ConstructConfig, construct
@@ -55,7 +55,8 @@ from train.run import STATE, RunFolder, TrainState, write_text
 from train.stage import stage_main
 from train.trainer import TrainConfig, Trainer
 
-WORDS = 20  # times that the tokenizer sees each word beside the lessons: names stand in few of them, yet shall be whole
+CHAT = ChatFormat(spaced=True)  # and numbers are not cut up: what stands in a list is one token, wherever it stands
+WORDS = 300  # times that the tokenizer sees each word beside the lessons: many stand in few of them, yet shall be whole
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ def lessons_for(
     def drawn(records: Sequence[Record], share: float, parts: Sequence[str]) -> list[Conversation]:
         known = (*seeds, *own)
         sample = teach(records, 400, seed, parts, known)
-        mean = sum(len(e) for e in fit_all(sample, tokenizer, ChatFormat(), context + 1)[0]) / len(sample)
+        mean = sum(len(e) for e in fit_all(sample, tokenizer, CHAT, context + 1)[0]) / len(sample)
         return teach(records, math.ceil(1.1 * share * places / mean), seed, parts, known)
 
     meanings = [len({record.behaviour or record.instruction for record in records}) for records in (own, seeds)]
@@ -149,7 +150,7 @@ def lessons_for(
     conversations = drawn(seeds, 1 - own_share, config.parts)
     if own:
         conversations += drawn(own, own_share, OWN_PARTS)
-    return lesson_rows(conversations, tokenizer, ChatFormat(), context)
+    return lesson_rows(conversations, tokenizer, CHAT, context)
 
 
 def fit(
@@ -187,7 +188,7 @@ def fit(
         rows=rows(),
         run=run,
         ranks=ranks,
-        files=lambda: model_files(model, tokenizer, ChatFormat()),
+        files=lambda: model_files(model, tokenizer, CHAT),
         seed=config.seed,
     ).fit()
 
@@ -201,8 +202,8 @@ def prepare(config: RoundsConfig, course: Course, ranks: Ranks) -> tuple[list[Re
     if ranks.is_main and not (seeds_path.exists() and tokenizer_path.exists()):
         seeds = course.seeds()
         lessons = teach(seeds, 20_000, config.seed, config.parts)
-        texts = [message.content for lesson in lessons for message in lesson.messages] + WORDS * words_of(seeds)
-        tokenizer = Tokenizer.train(texts, TokenizerConfig(vocab_size=config.vocab_size, character_coverage=1.0))
+        texts = [message.content for lesson in lessons for message in lesson.messages]
+        tokenizer = lesson_tokenizer(texts, words_of(seeds), config.vocab_size)
         write_records(seeds_path, seeds)
         with whole_file(tokenizer_path) as file:
             file.write(tokenizer.model_bytes)
@@ -211,9 +212,15 @@ def prepare(config: RoundsConfig, course: Course, ranks: Ranks) -> tuple[list[Re
 
 
 def words_of(seeds: Sequence[Record]) -> list[str]:
-    """The inputs and outputs of the seeds that are single words and no numbers, each once."""
+    """The words and numbers in the inputs and outputs of the seeds, each once."""
     texts = (text for record in seeds for instance in record.instances for text in (instance.input, instance.output))
-    return sorted({text for text in texts if text and " " not in text and not text.lstrip("-").isdigit()})
+    return sorted({word for text in texts for word in text.split()})
+
+
+def lesson_tokenizer(texts: Iterable[str], words: Sequence[str], vocab_size: int) -> Tokenizer:
+    """A tokenizer for texts as `CHAT` lays them out, in which the words are whole as far as there is room."""
+    laid = [laid_out(text, CHAT) for text in (*texts, *(WORDS * list(words)))]
+    return Tokenizer.train(laid, TokenizerConfig(vocab_size=vocab_size, split_digits=False, character_coverage=1.0))
 
 
 def train_base(
