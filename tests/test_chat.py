@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -14,7 +15,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configs import ConfigError, UserError, from_dict, to_dict
-from data.chat import ROLES, ChatFormat, Conversation, Example, Message, census, encode, fit, fit_all, prompt, show
+from data.chat import (
+    ROLES,
+    ChatFormat,
+    Conversation,
+    Example,
+    Message,
+    census,
+    encode,
+    fit,
+    fit_all,
+    laid_out,
+    prompt,
+    show,
+    taken_in,
+)
 
 PLAIN = ChatFormat()
 
@@ -61,6 +76,7 @@ formats = st.builds(
     prompt_weight=st.sampled_from([0.0, 0.25]),
     last_turn_only=st.booleans(),
     system=st.sampled_from(["", "sys"]),
+    spaced=st.booleans(),
 )
 
 
@@ -113,7 +129,8 @@ def test_the_prompt_is_a_prefix_of_the_training_row(conversation, format):
     row = encode(conversation, LETTERS, format).ids.tolist()
     assert row[: len(ids)] == ids
     assert ids[-1] == LETTERS.roles["assistant"]
-    assert row[len(ids) :] == [*LETTERS.encode(conversation.messages[-1].content), LETTERS.end]
+    answer = laid_out(conversation.messages[-1].content, format)
+    assert row[len(ids) :] == [*LETTERS.encode(answer), LETTERS.end]
     asked = replace(conversation, messages=conversation.messages[:-1])
     if not asked.messages or asked.messages[-1].role != "assistant":
         assert prompt(asked, LETTERS, format) == ids  # with the answer or without it
@@ -139,6 +156,18 @@ def test_a_default_system_message_only_where_none_is_given():
     assert encode(talk("user: q", "assistant: a"), LETTERS, format).ids[1] == LETTERS.roles["system"]
     own = talk("system: mine", "user: q", "assistant: a")
     assert (encode(own, LETTERS, format).ids == encode(own, LETTERS, PLAIN).ids).all()
+
+
+@given(st.text("ab \n", min_size=1), st.lists(st.integers(0, 20)))
+def test_a_spaced_text_comes_back_as_it_was_even_in_parts(text, cuts):
+    spaced = ChatFormat(spaced=True)
+    laid = laid_out(text, spaced)
+    assert all(line.startswith(" ") for line in laid.split("\n")) and laid.replace(" ", "") == text.replace(" ", "")
+    assert taken_in(laid, spaced) == text
+    ends = [0, *sorted(min(cut, len(laid)) for cut in cuts), len(laid)]
+    parts = [taken_in(laid[a:b], spaced, laid[a - 1] if a else "\n") for a, b in itertools.pairwise(ends)]
+    assert "".join(parts) == text
+    assert laid_out(text, PLAIN) == taken_in(text, PLAIN) == text and laid_out("", spaced) == ""
 
 
 @given(formats)

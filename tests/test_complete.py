@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from configs import UserError
 from data.chat import ChatFormat, Conversation, Message
 from data.tokenizer import Tokenizer, TokenizerConfig
+from model.chat import Session
 from model.complete import complete, complete_prompts
 from model.config import ModelConfig
 from model.generation import generate
@@ -46,6 +49,17 @@ def test_finished_says_whether_the_end_came_before_the_length(loaded):
     said = complete_prompts(loaded, prompts, 20, Sampling(temperature=3.0), batch_rows=60)
     assert [answer.finished for answer in said] == [length < 20 for length in lengths]
     assert len(set(lengths)) > 1 and 20 in lengths
+
+
+def test_what_is_said_comes_back_without_the_spaces_of_the_layout(loaded, monkeypatch):
+    ids = loaded.tokenizer.encode(" the cat\n says  hello")
+    monkeypatch.setattr("model.complete.generate", lambda *given: [ids])
+    spaced = replace(loaded, chat=ChatFormat(spaced=True))
+    assert complete(spaced, [asking("x")], 40)[0].text == "the cat\nsays  hello"
+    assert complete(loaded, [asking("x")], 40)[0].text == " the cat\n says  hello"
+    monkeypatch.setattr("model.chat.stream", lambda *given: iter(ids))
+    session = Session(spaced, Sampling(), 20)
+    assert "".join(session.say("hello")) == "the cat\nsays  hello" == session.messages[-1].content
 
 
 def test_nothing_asked_and_nothing_fitting(loaded):
