@@ -63,6 +63,15 @@ def execute(instruction: str, given: str = "", output: str | None = None) -> Con
     return _lesson(None, request(instruction, given), output)
 
 
+def execute_all(instruction: str, pairs: Sequence[tuple[str, str]]) -> Conversation:
+    """The same for several inputs with their outputs, one after the other; the instruction is said once."""
+    (given, output), *more = pairs
+    turns = [*execute(instruction, given, output).messages]
+    for given, output in more:
+        turns += [Message("user", given), Message("assistant", output)]
+    return Conversation(tuple(turns))
+
+
 def bare(instruction: str, given: str, output: str) -> Conversation:
     """Teaches the user's turn itself, so that it can be sampled from its bare header; the answer is not learnt."""
     said = Message("user", request(instruction, given), supervise=True)

@@ -57,6 +57,7 @@ ON_REQUEST = {"construct": 0.16, "sentence": 0.04, "recall": 0.3}
 #: What the model's own items teach.
 OWN_PARTS = ("execute", "bare", "plan", "combine", "induce", "input", "continue", "back-translate")
 PAIRS = 5
+TURNS = 4  # inputs of one lesson in carrying out, at most
 
 
 def teach(
@@ -140,8 +141,10 @@ class _Drawn:
         return makers
 
     def execute(self, rng: random.Random) -> Conversation:
-        record, instance = self._instance(rng)
-        return lessons.execute(record.instruction, instance.input, instance.output)
+        """Several inputs for one instruction: most of a lesson is what has to be learnt."""
+        record = self._record(rng)
+        pairs = [(instance.input, instance.output) for instance in record.instances if instance.output]
+        return lessons.execute_all(record.instruction, rng.sample(pairs, min(len(pairs), rng.randint(1, TURNS))))
 
     def bare(self, rng: random.Random) -> Conversation:
         record, instance = self._instance(rng)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import train.rounds as rounds_module
 from configs import ConfigError, UserError, dumps, load, run_main
@@ -23,7 +24,7 @@ from tests.oracle import oracle_of, part_of
 from tests.ranks import on_ranks
 from tests.test_distributed import torchrun
 from train.distributed import Ranks
-from train.rounds import RoundsConfig, arm_folder, lessons_for, main, prepare, run, sharing
+from train.rounds import RoundsConfig, arm_folder, lessons_for, main, prepare, run, sharing, train_base
 from train.run import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -283,6 +284,26 @@ def test_a_round_has_lessons_for_all_its_steps_in_the_wanted_shares(whole, cours
     tail = drawn[1][-20:]
     assert {part_of(lesson)[0] for lesson in tail} <= {*OWN_PARTS}
     assert drawn[0] != drawn[1] and len(drawn) == 3
+
+
+def test_the_primer_carries_out_single_operations_only_and_the_base_begins_with_it(course, tmp_path, monkeypatch):
+    drawn, lesson_rows = [], rounds_module.lesson_rows
+    monkeypatch.setattr(
+        rounds_module, "lesson_rows", lambda found, *rest: drawn.append(found) or lesson_rows(found, *rest)
+    )
+    config = tiny(tmp_path, "primer=3", "base.steps=1", "optimizer.lr=1e-9", "rounds=0")
+    seeds, tokenizer = prepare(config, course, Ranks())
+    single = {record.instruction for record in seeds if " | " not in record.program}
+    folder, state = train_base(config, seeds, tokenizer, Ranks())
+    before = tmp_path / "run" / "primer"
+    steps = [each["step"] for each in read_metrics(before) if each["kind"] == "train"]
+    assert state.finished and steps == [1, 2, 3]
+    primer, base = drawn
+    assert {lesson.messages[0].content.partition("\n")[0] for lesson in primer} <= single
+    assert {part_of(lesson)[0] for lesson in primer} == {"execute"} < {part_of(lesson)[0] for lesson in base}
+    weights = [dict(load_run(each).model.named_parameters()) for each in (folder, before)]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weight, weights[1][name], atol=1e-6, rtol=0, msg=name)
 
 
 def test_with_execution_the_seeds_teach_to_answer_by_chains(course, tmp_path, monkeypatch):

@@ -4,9 +4,11 @@
     torchrun --standalone --nproc_per_node=2 -m train.rounds configs/demo/rounds.toml
 
 A *base* model learns the single operations of the world and a finite number of seed compositions
-(`instruct.curriculum`). Then each round: propose, filter, verify, answer, expand (`instruct.construct`), and train on
-the seeds and the kept items together, for a fixed number of steps. How items are judged is the *arm*; all arms start
-from the same base and see the same number of tokens, so that they differ in their items only:
+(`instruct.curriculum`); before that, for `primer` steps, to carry out single operations and nothing else: this is
+learnt many times faster alone than amid all other parts, and the others rest on it. Then each round: propose, filter,
+verify, answer, expand (`instruct.construct`), and train on the seeds and the kept items together, for a fixed number of
+steps. How items are judged is the *arm*; all arms start from the same base and see the same number of tokens, so that
+they differ in their items only:
 
     seeds         nothing is added
     paraphrase    seeds in other words, with the answers of their parents
@@ -15,9 +17,9 @@ from the same base and see the same number of tokens, so that they differ in the
     verified      own instructions and answers that a program accepts (ours)
     interpreter   own instructions that a program accepts, answers written by the interpreter (the ceiling)
 
-Everything lies in the run folder: `seeds.jsonl`, `tokenizer.model`, `base/`, and for each arm `round1/records.jsonl`
-(every item with its fate), `round1/train/`, `round1/exam.json`, and so on. What is there is not done again: after an
-interruption the same command goes on. Deterministic by seed; ranks write disjoint parts.
+Everything lies in the run folder: `seeds.jsonl`, `tokenizer.model`, `primer/`, `base/`, and for each arm
+`round1/records.jsonl` (every item with its fate), `round1/train/`, `round1/exam.json`, and so on. What is there is not
+done again: after an interruption the same command goes on. Deterministic by seed; ranks write disjoint parts.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ from instruct.exam import grade, set_exam
 from instruct.propose import Pool
 from instruct.records import Record, read_records, write_records
 from instruct.teach import ON_REQUEST, OWN_PARTS, SHARES, teach
+from instruct.world.program import Program
 from model.config import ModelConfig
 from model.heads import LanguageModel
 from model.load import load_run, model_files
@@ -64,6 +67,7 @@ class RoundsConfig:
     """A base and its rounds.
 
     rounds      how many; 0 trains the base only
+    primer      steps before those of the base, on single operations only; otherwise as `base` says
     own_share   largest share of the lessons of a round that the model's own items give; the rest are of the seeds.
                 While own items are few, it is less: no meaning of theirs is met more often than one of the seeds
     round_lr    peak of the learning rate in a round, as a share of that of the base
@@ -76,6 +80,7 @@ class RoundsConfig:
     run: str = "runs/rounds"
     seed: int = 0
     rounds: int = 3
+    primer: int = 0
     own_share: float = 0.5
     round_lr: float = 1.0
     exam: int = 300
@@ -100,8 +105,11 @@ class RoundsConfig:
             for name in ("exam", "vocab_size")
             if getattr(self, name) < 1
         ]
-        if self.rounds < 0:
-            problems.append(f"rounds must not be negative, got {self.rounds}")
+        problems += [
+            f"{name} must not be negative, got {getattr(self, name)}"
+            for name in ("rounds", "primer")
+            if getattr(self, name) < 0
+        ]
         if not self.model.causal:
             problems.append("model.causal must be true: an encoder cannot write instructions")
         problems += [
@@ -134,8 +142,9 @@ def lessons_for(
     own: Sequence[Record],
     tokenizer: Tokenizer,
     salt: int,
+    parts: Sequence[str] | None = None,
 ) -> PackedRows:
-    """Enough lessons for all steps once: of the seeds, and, up to `own_share`, of own items."""
+    """Enough lessons for all steps once: of the seeds (their `parts`), and, up to `own_share`, of own items."""
     context, places = config.model.context, steps.steps * steps.batch_size * config.model.context
     seed = config.seed * 1000 + salt
 
@@ -147,7 +156,7 @@ def lessons_for(
 
     meanings = [len({record.behaviour or record.instruction for record in records}) for records in (own, seeds)]
     own_share = min(config.own_share, meanings[0] / sum(meanings))
-    conversations = drawn(seeds, 1 - own_share, config.parts)
+    conversations = drawn(seeds, 1 - own_share, parts or config.parts)
     if own:
         conversations += drawn(own, own_share, OWN_PARTS)
     return lesson_rows(conversations, tokenizer, CHAT, context)
@@ -161,15 +170,12 @@ def fit(
     tokenizer: Tokenizer,
     rows: Callable[[], PackedRows],
     ranks: Ranks,
+    lr: float = 1.0,
 ) -> TrainState:
-    """Train a fresh model, or that of `init`, on the rows; the run lies in `folder`. Nothing is made for a run that is
-    finished."""
+    """Train a fresh model, or that of `init`, on the rows; the run lies in `folder`, whose settings are `config`.
+    `lr`: factor of the learning rate. Nothing is made for a run that is finished."""
     run = RunFolder(folder, ranks.is_main)
-    settings = replace(config, rounds=0)  # more rounds may follow
-    if init is None:  # one base for all arms, whatever their rounds are like
-        train = TrainConfig(device=config.train.device, threads=config.train.threads)
-        settings = replace(settings, own_share=0.5, round_lr=1.0, construct=ConstructConfig(), train=train)
-    run.open(settings)
+    run.open(config)
     ranks.barrier()
     found = newest_intact(folder, [STATE])
     if found is not None and (state := TrainState.from_json(found[1][STATE])).finished:
@@ -181,7 +187,7 @@ def fit(
         model = load_run(init).model.train()
     return Trainer(
         config=steps,
-        optimizer=replace(config.optimizer, lr=config.optimizer.lr * (config.round_lr if init else 1)),
+        optimizer=replace(config.optimizer, lr=config.optimizer.lr * lr),
         schedule=config.schedule,
         model=model,
         objective=language_modelling,
@@ -226,9 +232,19 @@ def lesson_tokenizer(texts: Iterable[str], words: Sequence[str], vocab_size: int
 def train_base(
     config: RoundsConfig, seeds: Sequence[Record], tokenizer: Tokenizer, ranks: Ranks
 ) -> tuple[Path, TrainState]:
-    folder = Path(config.run) / "base"
+    """The primer, where there is one, and the base: one for all arms, whatever their rounds are like."""
+    train = TrainConfig(device=config.train.device, threads=config.train.threads)
+    shared = replace(config, rounds=0, own_share=0.5, round_lr=1.0, construct=ConstructConfig(), train=train)
+    folder, primer = Path(config.run) / "base", None
+    if config.primer:
+        primer, steps = Path(config.run) / "primer", replace(config.base, steps=config.primer)
+        single = [record for record in seeds if len(Program.read(record.program or "")) == 1]
+        rows = partial(lessons_for, config, steps, single, (), tokenizer, salt=1_000, parts=("execute",))
+        state = fit(shared, steps, primer, None, tokenizer, rows, ranks)
+        if not state.finished:
+            return folder, state
     rows = partial(lessons_for, config, config.base, seeds, (), tokenizer, salt=0)
-    return folder, fit(config, config.base, folder, None, tokenizer, rows, ranks)
+    return folder, fit(shared, config.base, folder, primer, tokenizer, rows, ranks)
 
 
 def run_round(
@@ -254,7 +270,8 @@ def run_round(
     if writes:
         own = own + [record for record in read_records(path) if record.kept]
     rows = partial(lessons_for, config, config.train, seeds, own, tokenizer, salt=number)
-    state = fit(config, config.train, folder / "train", init, tokenizer, rows, ranks)
+    settings = replace(config, rounds=0)  # more rounds may follow
+    state = fit(settings, config.train, folder / "train", init, tokenizer, rows, ranks, config.round_lr)
     return folder / "train", own, state
 
 
