@@ -10,7 +10,7 @@ import pytest
 from configs import UserError
 from instruct import lessons
 from instruct.records import Instance, Record
-from instruct.teach import ON_REQUEST, OWN_PARTS, PAIRS, SHARES, in_words, noun_phrases, teach
+from instruct.teach import ON_REQUEST, OWN_PARTS, PAIRS, SHARES, TURNS, in_words, noun_phrases, teach
 from instruct.world.human import HUMAN
 from instruct.world.inputs import CLOSED, pool_of
 from instruct.world.parse import Unreadable
@@ -36,8 +36,27 @@ def taught(seeds):
     found: dict[str, list[tuple[str, str, str]]] = {part: [] for part in SHARES}
     for lesson in teach(seeds, COUNT):
         part, language = part_of(lesson)
-        found[part].append((language, lesson.messages[-2].content, lesson.messages[-1].content))
+        *_, given, wanted = said = [message.content for message in lesson.messages]
+        if part == "execute":  # the instruction is said once, its inputs one after the other
+            text = said[0].partition("\n")[0]
+            found[part].append((language, *said[:2]))
+            found[part] += [(language, lessons.request(text, more), out) for more, out in zip(said[2::2], said[3::2])]
+        else:
+            found[part].append((language, given, wanted))
     return found
+
+
+def test_an_instruction_is_carried_out_for_several_inputs(seeds):
+    sizes, by_text = Counter(), {record.instruction: record for record in seeds}
+    for lesson in teach(seeds, 2000, parts=("execute",)):
+        roles = [message.role for message in lesson.messages]
+        assert roles == ["user", "assistant"] * (len(roles) // 2) and not any(m.supervise for m in lesson.messages)
+        text, *given = [message.content for message in lesson.messages if message.role == "user"]
+        text, _, first = text.partition("\n")
+        assert len({first, *given}) == len(given) + 1, "no input twice"
+        if len(by_text[text].instances) >= TURNS:
+            sizes[len(roles) // 2] += 1
+    assert sizes.keys() == {*range(1, TURNS + 1)} and min(sizes.values()) > 0.8 * sizes.total() / TURNS
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +159,10 @@ def test_classification_is_what_the_records_say(taught, by_text):
         assert all(by_text[given.split("\n")[0]].is_classification for _, given, _ in taught[part])
 
 
-def test_shares_are_kept_roughly(taught):
+def test_shares_are_kept_roughly(seeds):
+    counts = Counter(part_of(lesson)[0] for lesson in teach(seeds, COUNT))
     for part, share in SHARES.items():
-        found = len(taught[part]) / COUNT
+        found = counts[part] / COUNT
         assert 0.35 * share < found < share + 0.05, f"{part}: {found:.3f} instead of {share}"
 
 
