@@ -17,6 +17,7 @@ their items touch it is found when they are audited (`audit`).
 from __future__ import annotations
 
 import argparse
+import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -108,14 +109,13 @@ def construct(
     through = [record for record in judged if not record.decision]
     if config.arm == "paraphrase":
         return fell + answers_of_parents(through, pool)
-    salt = f"round {round}"
+    salt, known = f"round {round}", {record.id: record for record in (*pool.seeds, *pool.own)}
     through = share(lambda part: propose.label_tasks(loaded, part), through)
-    through = share(lambda part: give_inputs(loaded, part, config, salt), through)
+    through = share(lambda part: give_inputs(loaded, part, config, salt, known), through)
     if config.arm == "interpreter":
         return fell + answered_by_interpreter(through, verifier)
     if config.arm == "verified":
-        texts = {record.id: record.instruction for record in (*pool.seeds, *pool.own)}
-        answered = share(lambda part: answered_and_verified(loaded, part, verifier, config, texts), through)
+        answered = share(lambda part: answered_and_verified(loaded, part, verifier, config, known), through)
         return fell + answered
     return fell + share(lambda part: answered_unverified(loaded, part, config), through)
 
@@ -180,18 +180,31 @@ def _undecided_through(raw: Sequence[Record], filters, most: int) -> list[Record
 # Inputs and answers --------------------------------------------------------------------------------------------------
 
 
-def give_inputs(loaded: LoadedModel, records: Sequence[Record], config: ConstructConfig, salt: str) -> list[Record]:
+def give_inputs(
+    loaded: LoadedModel, records: Sequence[Record], config: ConstructConfig, salt: str, known: Mapping[str, Record]
+) -> list[Record]:
     """Each record with up to `inputs` different inputs, its own first; closed questions have the input "".
 
-    Lists and numbers of the pool that exams draw from are left out, in every arm.
+    What was combined takes the inputs of its first part, which it is given like that; for the rest the model writes
+    some. Lists and numbers of the pool that exams draw from are left out, in every arm.
     """
-    made = propose.give_inputs(loaded, records, config.propose, config.inputs, salt)
+    first = [_inputs_of(parts_of(record, known)[:1], f"{salt} {record.id}") for record in records]
+    rest = [record for record, texts in zip(records, first) if not texts]
+    made = iter(propose.give_inputs(loaded, rest, config.propose, config.inputs, salt))
     done = []
-    for record, texts in zip(records, made):
+    for record, texts in zip(records, first):
         own = [instance.input for instance in record.instances]
-        inputs = [text for text in dict.fromkeys(own + texts) if not _is_for_exams(text)][: config.inputs]
+        inputs = dict.fromkeys(own + (texts or next(made)))
+        inputs = [text for text in inputs if not _is_for_exams(text)][: config.inputs]
         done.append(replace(record, instances=tuple(Instance(text, "") for text in inputs)))
     return done
+
+
+def _inputs_of(records: Sequence[Record], salt: str) -> list[str]:
+    """In an order of its own; closed questions have none."""
+    texts = [instance.input for record in records for instance in record.instances if instance.input]
+    random.Random(salt).shuffle(texts)
+    return texts
 
 
 def _is_for_exams(text: str) -> bool:
@@ -208,16 +221,17 @@ def answered_and_verified(
     records: Sequence[Record],
     verifier: Verifier,
     config: ConstructConfig,
-    texts: Mapping[str, str],
+    known: Mapping[str, Record],
 ) -> list[Record]:
     """The model's answers, by plan where that is right, else directly; those that the verifier accepts are kept.
 
-    What was combined from known instructions has these for its plan (`texts`: by id). The scores "answers", "right by
+    What was combined from known instructions (`known`: by id) has these for its plan. The scores "answers", "right by
     plan" and "right directly" count answers, the wrong ones too.
     """
     asked = _asked(records)
-    known = [steps_of(record, texts) for record in records for _ in record.instances]
-    planned = iter([trace.output for trace in by_plan(loaded, asked, config.propose.answer_tokens, known)])
+    parts = [tuple(part.instruction for part in parts_of(record, known)) for record in records]
+    steps = [texts for record, texts in zip(records, parts) for _ in record.instances]
+    planned = iter([trace.output for trace in by_plan(loaded, asked, config.propose.answer_tokens, steps)])
     direct = iter(directly(loaded, asked, config.propose.answer_tokens))
     done = []
     for record in records:
@@ -239,10 +253,10 @@ def answered_and_verified(
     return done
 
 
-def steps_of(record: Record, texts: Mapping[str, str]) -> tuple[str, ...]:
-    """The instructions that a record was combined from; () where it was not."""
+def parts_of(record: Record, known: Mapping[str, Record]) -> tuple[Record, ...]:
+    """The records that it was combined from; () where it was not."""
     parents = record.origin.parents if record.origin.method == COMBINE else ()
-    return tuple(texts[parent] for parent in parents) if all(parent in texts for parent in parents) else ()
+    return tuple(known[parent] for parent in parents) if all(parent in known for parent in parents) else ()
 
 
 def answered_by_interpreter(records: Sequence[Record], verifier: Verifier) -> list[Record]:
