@@ -17,6 +17,7 @@ their items touch it is found when they are audited (`audit`).
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -185,17 +186,16 @@ def give_inputs(
 ) -> list[Record]:
     """Each record with up to `inputs` different inputs, its own first; closed questions have the input "".
 
-    What was combined takes the inputs of its first part, which it is given like that; for the rest the model writes
-    some. Lists and numbers of the pool that exams draw from are left out, in every arm.
+    What was combined takes inputs of its first part, which is given to it, by turns with those that the model writes.
+    Lists and numbers of the pool that exams draw from are left out, in every arm.
     """
-    first = [_inputs_of(parts_of(record, known)[:1], f"{salt} {record.id}") for record in records]
-    rest = [record for record, texts in zip(records, first) if not texts]
-    made = iter(propose.give_inputs(loaded, rest, config.propose, config.inputs, salt))
+    made = propose.give_inputs(loaded, records, config.propose, config.inputs, salt)
     done = []
-    for record, texts in zip(records, first):
+    for record, written in zip(records, made):
+        lent = _inputs_of(parts_of(record, known)[:1], f"{salt} {record.id}")
+        turns = [text for pair in itertools.zip_longest(lent, written) for text in pair if text is not None]
         own = [instance.input for instance in record.instances]
-        inputs = dict.fromkeys(own + (texts or next(made)))
-        inputs = [text for text in inputs if not _is_for_exams(text)][: config.inputs]
+        inputs = [text for text in dict.fromkeys(own + turns) if not _is_for_exams(text)][: config.inputs]
         done.append(replace(record, instances=tuple(Instance(text, "") for text in inputs)))
     return done
 
@@ -223,30 +223,31 @@ def answered_and_verified(
     config: ConstructConfig,
     known: Mapping[str, Record],
 ) -> list[Record]:
-    """The model's answers, by plan where that is right, else directly; those that the verifier accepts are kept.
-
-    What was combined from known instructions (`known`: by id) has these for its plan. The scores "answers", "right by
-    plan" and "right directly" count answers, the wrong ones too.
-    """
-    asked = _asked(records)
+    """The model's answers that the verifier accepts: by the instructions (`known`, by id) that a record was combined
+    from, else by a plan of the model's own, else directly. How many answers were right in each way are scores."""
+    asked, limit = _asked(records), config.propose.answer_tokens
     parts = [tuple(part.instruction for part in parts_of(record, known)) for record in records]
     steps = [texts for record, texts in zip(records, parts) for _ in record.instances]
-    planned = iter([trace.output for trace in by_plan(loaded, asked, config.propose.answer_tokens, steps)])
-    direct = iter(directly(loaded, asked, config.propose.answer_tokens))
+    combined = [number for number, texts in enumerate(steps) if texts]
+    traces = by_plan(loaded, [asked[i] for i in combined], limit, [steps[i] for i in combined])
+    by_parts = {number: trace.output for number, trace in zip(combined, traces)}
+    planned, direct = by_plan(loaded, asked, limit), directly(loaded, asked, limit)
+    ways = ("right by parts", "right by plan", "right directly")
+    answers = iter([(by_parts.get(i, ""), planned[i].output, direct[i]) for i in range(len(asked))])
     done = []
     for record in records:
         right, fault = [], Decision("format", "it got no input")
-        counts = {"answers": len(record.instances), "right by plan": 0, "right directly": 0}
+        counts = {"answers": len(record.instances), **dict.fromkeys(ways, 0)}
         for instance in record.instances:
-            answers = next(planned), next(direct)
-            verdicts = [verifier.judge(record.instruction, instance.input, answer) for answer in answers]
+            said = next(answers)
+            verdicts = [verifier.judge(record.instruction, instance.input, answer) for answer in said]
             passed = [verdict.passed for verdict in verdicts]
-            counts["right by plan"] += passed[0]
-            counts["right directly"] += passed[1]
+            for way, is_right in zip(ways, passed):
+                counts[way] += is_right
             if any(passed):
-                right.append(Instance(instance.input, answers[passed.index(True)], "O1", True))
+                right.append(Instance(instance.input, said[passed.index(True)], "O1", True))
             else:
-                fault = verdicts[1].decision or fault
+                fault = verdicts[-1].decision or fault
         decision = Decision("verified") if right else fault
         scores = {**record.scores, **counts}
         done.append(replace(record, instances=tuple(right), scores=scores, decision=decision))

@@ -174,9 +174,11 @@ class _Drawn:
         return lessons.continue_list([record.instruction for record in shown], language, last.instruction)
 
     def _is_combined(self, record: Record) -> bool:
-        """Whether it was made from instructions that are known, and these gave right answers where that was seen."""
+        """Whether it was made from known instructions, and these gave most of its answers where that was seen."""
         parents = record.origin.parents if record.origin.method == COMBINE else ()
-        return len(parents) > 1 and all(p in self.texts for p in parents) and record.scores.get("right by plan", 1) > 0
+        answers = len(record.instances)
+        is_known = len(parents) > 1 and all(parent in self.texts for parent in parents)
+        return is_known and record.scores.get("right by parts", answers) >= answers / 2
 
     def plan(self, rng: random.Random) -> Conversation | None:
         record, texts = self._planned(rng)

@@ -21,12 +21,14 @@ from instruct.construct import (
     ConstructConfig,
     answered_unverified,
     construct,
+    give_inputs,
     judge_instructions,
     with_behaviours,
 )
 from instruct.funnel import funnel
 from instruct.propose import Pool, ProposeConfig
 from instruct.records import (
+    COMBINE,
     Decision,
     Instance,
     Origin,
@@ -130,11 +132,12 @@ def test_no_list_that_an_exam_may_ask_is_an_input(arm, rounds, monkeypatch):
 
 def test_the_wrong_answers_of_the_model_are_counted(rounds):
     judged = [record for record in rounds["verified"] if "answers" in record.scores]
-    answers, plan, direct = (
-        sum(record.scores[name] for record in judged) for name in ("answers", "right by plan", "right directly")
-    )
+    ways = ("right by parts", "right by plan", "right directly")
+    answers, parts, plan, direct = (sum(record.scores[name] for record in judged) for name in ("answers", *ways))
     right = sum(len(record.instances) for record in judged)
-    assert max(plan, direct) <= right <= min(answers, plan + direct) and right < answers
+    assert max(parts, plan, direct) <= right <= min(answers, parts + plan + direct) and right < answers
+    combined = [record for record in judged if record.origin.method == COMBINE]
+    assert 0 < parts == sum(record.scores["right by parts"] for record in combined)
 
 
 @pytest.mark.parametrize("arm", OWN_ARMS)
@@ -142,6 +145,21 @@ def test_inputs_are_different_and_bounded(arm, rounds):
     for record in kept(rounds[arm]):
         assert len({instance.input for instance in record.instances}) == len(record.instances) <= 4
     assert max(len(record.instances) for record in kept(rounds[arm])) == 4
+
+
+def test_what_was_combined_takes_inputs_of_its_first_part_by_turns_with_its_own(monkeypatch):
+    seeds = shared_seeds()
+    parts = [record for record in seeds if record.program in ("reverse_list", "first") and len(record.instances) > 4]
+    child = Record("Do both.", (), "en", origin=Origin(COMBINE, 1, tuple(part.id for part in parts[:2])))
+    alone = replace(child, origin=Origin("magpie"))
+    written = ["3 1", "2 2", "5 1"]
+    monkeypatch.setattr(propose, "give_inputs", lambda loaded, records, *rest: [written] * len(records))
+    monkeypatch.setattr("instruct.construct.pool_of", lambda text: "train")
+    known = {record.id: record for record in seeds}
+    combined, other = give_inputs(None, [child, alone], configured("verified", inputs=6), "round 1", known)
+    texts = [instance.input for instance in combined.instances]
+    assert texts[1::2] == written and {*texts[::2]} <= {instance.input for instance in parts[0].instances}
+    assert [instance.input for instance in other.instances] == written
 
 
 # With a program ------------------------------------------------------------------------------------------------------
