@@ -72,7 +72,7 @@ def things(tmp_path_factory):
 def overrides(path, folder, *more) -> list[str]:
     return [
         f"run={folder}", f"data.paths=['{path}']", "data.validation=0.25", "tokenizer.vocab_size=330",
-        "model.context=64", "model.width=32", "model.layers=1", "model.heads=2", "model.causal=false", "epochs=8",
+        "model.context=64", "model.width=32", "model.layers=1", "model.heads=2", "model.causal=false", "epochs=10",
         "train.batch_size=16", "train.precision=float32", "train.compile=off", "train.threads=1", "train.log_every=1",
         "optimizer.lr=0.01", "schedule.warmup=2", *more,
     ]  # fmt: skip

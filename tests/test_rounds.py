@@ -14,7 +14,6 @@ import torch
 
 import train.rounds as rounds_module
 from configs import ConfigError, UserError, dumps, load, run_main
-from data.chat import ChatFormat
 from instruct.construct import construct
 from instruct.curriculum import Course
 from instruct.records import read_records
@@ -24,7 +23,7 @@ from tests.oracle import oracle_of, part_of
 from tests.ranks import on_ranks
 from tests.test_distributed import torchrun
 from train.distributed import Ranks
-from train.rounds import RoundsConfig, arm_folder, lessons_for, main, prepare, run, sharing, train_base
+from train.rounds import CHAT, RoundsConfig, arm_folder, lessons_for, main, prepare, run, sharing, train_base
 from train.run import read_metrics
 
 ROOT = Path(__file__).parent.parent
@@ -318,7 +317,7 @@ def test_with_execution_the_seeds_teach_to_answer_by_chains(course, tmp_path, mo
     )
     parts = []
     for execution in ("false", "true"):
-        config = tiny(tmp_path / execution, f"execution={execution}")
+        config = tiny(tmp_path / execution, f"execution={execution}", "train.steps=30")
         seeds, tokenizer = prepare(config, course, Ranks())
         own = [replace(record, instruction=f"own: {record.instruction}") for record in seeds]
         for items in ((), own):
@@ -439,5 +438,5 @@ def test_wrong_input_is_one_sentence(overrides, message, tmp_path, monkeypatch, 
     assert raised.value.code == 2 and message in said[-1] and said[-1].startswith("error: ") and len(said) == 1
 
 
-def test_the_chat_format_of_a_run_is_the_plain_one(whole):
-    assert load_run(Path(whole.run) / "base").chat == ChatFormat()
+def test_the_chat_format_of_a_run_is_that_of_its_lessons(whole):
+    assert load_run(Path(whole.run) / "base").chat == CHAT

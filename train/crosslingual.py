@@ -42,9 +42,9 @@ import torch
 from configs import UserError, check, load, run_main
 from configs.machine import machine
 from data.batches import PackedRows
-from data.chat import fit_all
+from data.chat import ChatFormat, fit_all
 from data.files import whole_file
-from data.tokenizer import Tokenizer
+from data.tokenizer import Tokenizer, TokenizerConfig
 from instruct import strategies
 from instruct.answer import directly
 from instruct.crosslingual import (
@@ -71,7 +71,7 @@ from train.crosslingual_report import markdown, summary
 from train.distributed import Ranks, setup, teardown
 from train.objectives import language_modelling
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.rounds import CHAT, lesson_rows, lesson_tokenizer
+from train.rounds import lesson_rows
 from train.run import RunFolder, write_text
 from train.trainer import Trainer
 
@@ -79,6 +79,7 @@ MODELS = ("full", "ablated")
 WAYS = ("direct", "random", "retrieved", "constructed", "oracle", "ablated")
 SETTINGS = Settings(chain_tokens=72, answer_tokens=24, confidences=False)
 SAMPLE = 2000  # lessons that the tokenizer sees: few, so that names become pieces before phrases do
+WORDS = 20  # times that the tokenizer sees each name beside the lessons, so that it is whole
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,9 @@ def tokenizer_of(config: CrosslingualConfig, exposure: Exposure, ranks: Ranks) -
     if ranks.is_main and not path.exists():
         texts = pieces_of(Teacher(exposure).lessons(SAMPLE, config.seed), exposure.names)
         words = [text for name in exposure.names for text in name]
-        trained = lesson_tokenizer(texts, words, config.vocab_size)
+        trained = Tokenizer.train(
+            texts + WORDS * words, TokenizerConfig(vocab_size=config.vocab_size, character_coverage=1.0)
+        )
         with whole_file(path) as file:
             file.write(trained.model_bytes)
     ranks.barrier()
@@ -135,10 +138,10 @@ def tokenizer_of(config: CrosslingualConfig, exposure: Exposure, ranks: Ranks) -
 def rows_for(config: CrosslingualConfig, teacher: Teacher, tokenizer: Tokenizer) -> PackedRows:
     """Lessons for all steps once, or as many as there may be."""
     context = config.model.context
-    sample = fit_all(teacher.lessons(500, config.seed), tokenizer, CHAT, context + 1)[0]
+    sample = fit_all(teacher.lessons(500, config.seed), tokenizer, ChatFormat(), context + 1)[0]
     places = config.train.steps * config.train.batch_size * context
     enough = math.ceil(1.05 * places / (sum(map(len, sample)) / len(sample) - 1))
-    return lesson_rows(teacher.lessons(min(enough, config.lessons), config.seed), tokenizer, CHAT, context)
+    return lesson_rows(teacher.lessons(min(enough, config.lessons), config.seed), tokenizer, ChatFormat(), context)
 
 
 def trained(config: CrosslingualConfig, name: str, exposure: Exposure, tokenizer: Tokenizer, ranks: Ranks) -> Path:
@@ -158,7 +161,7 @@ def trained(config: CrosslingualConfig, name: str, exposure: Exposure, tokenizer
         rows=rows_for(config, Teacher(exposure, lexicon=name == "full"), tokenizer),
         run=run,
         ranks=ranks,
-        files=lambda: model_files(model, tokenizer, CHAT),
+        files=lambda: model_files(model, tokenizer, ChatFormat()),
         seed=config.seed,
     ).fit()
     if not state.finished:
