@@ -74,7 +74,8 @@ class ChatFormat:
     last_turn_only: only the last assistant message of a conversation is learnt; earlier ones count as prompt.
     system: the system message of every conversation that brings none of its own ("" for no message).
     spaced: every line begins with a space, so that a word is the same token at the beginning of a line and inside it.
-        To copy, sort or reverse a list is far easier to learn so. What a model says is given back without these spaces.
+        A Chinese word inside a sentence has no space in front and stays another token. What a model says is given back
+        without these spaces.
     """
 
     prompt_weight: float = 0.0

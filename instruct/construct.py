@@ -132,17 +132,18 @@ def judge_instructions(
 
     At most `most` pass; later ones would have been kept and are dropped as "surplus".
     """
-    texts: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))  # own ones by language and meaning
+    texts: dict[tuple[str, str | None], set[str]] = defaultdict(set)  # own ones, by language and meaning
     known: dict[str, set[str]] = defaultdict(set)
 
     def keep(record: Record) -> None:
-        language, behaviour = record.lang or "en", record.behaviour or ""
-        texts[language][behaviour].add(record.instruction)
-        if len(texts[language][behaviour]) >= wordings:
-            known[language].add(behaviour)
+        said = texts[record.lang or "en", record.behaviour]
+        said.add(record.instruction)
+        if record.behaviour and len(said) >= wordings:
+            known[record.lang or "en"].add(record.behaviour)
 
     for record in pool.seeds:
-        known[record.lang or "en"].add(record.behaviour or "")
+        if record.behaviour:
+            known[record.lang or "en"].add(record.behaviour)
     for record in pool.own:
         keep(record)
     judged, passed = [], 0
@@ -153,7 +154,7 @@ def judge_instructions(
         given, language = record.instances[0].input if record.instances else "", record.lang or "en"
         verdict = verifier.judge(record.instruction, given, None, known[language])
         decision = verdict.decision
-        if decision is None and record.instruction in texts[language][verdict.behaviour or ""]:
+        if decision is None and record.instruction in texts[language, verdict.behaviour]:
             decision = Decision("duplicate")
         if decision is None and most is not None and passed == most:
             decision = Decision("surplus")

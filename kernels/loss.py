@@ -192,35 +192,9 @@ def _sum_with_gradients(
     chunk: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The sum of factors * losses, and its gradients by hidden (N, C) and weight (V, C)."""
-    places = _counted(factors)
+    places, N = _counted(factors), hidden.shape[0]
     if places is not None:
-        part = (hidden[places], weight, targets[places], factors[places])
-        total, found, grad_weight = _sum_of_all(*part, softcap, smoothing, z_loss, chunk)
-        return total, torch.zeros_like(hidden).index_copy_(0, places, found), grad_weight
-    return _sum_of_all(hidden, weight, targets, factors, softcap, smoothing, z_loss, chunk)
-
-
-def _counted(factors: Tensor) -> Tensor | None:
-    """The places whose factor is not zero; None where all are, or where asking would make a GPU wait.
-
-    Instruction tuning learns the answers only, a quarter of all tokens: no logits are made for the rest.
-    """
-    if factors.device.type != "cpu":
-        return None
-    places = factors.nonzero()[:, 0]
-    return places if len(places) < len(factors) else None
-
-
-def _sum_of_all(
-    hidden: Tensor,
-    weight: Tensor,
-    targets: Tensor,
-    factors: Tensor,
-    softcap: float,
-    smoothing: float,
-    z_loss: float,
-    chunk: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+        hidden, targets, factors = hidden[places], targets[places], factors[places]
     buffers = _Chunk(hidden, weight, softcap, smoothing, z_loss, min(chunk, hidden.shape[0]))
     total = hidden.new_zeros((), dtype=_working(hidden))
     grad_hidden = torch.empty_like(hidden, memory_format=torch.contiguous_format)
@@ -235,7 +209,20 @@ def _sum_of_all(
             grad_weight.addmm_(gradient.T, hidden[part])
         else:  # bf16: the sum over chunks in float32
             grad_weight += gradient.T @ hidden[part]
+    if places is not None:
+        grad_hidden = hidden.new_zeros(N, hidden.shape[1]).index_copy_(0, places, grad_hidden)
     return total, grad_hidden, grad_weight.to(weight.dtype)
+
+
+def _counted(factors: Tensor) -> Tensor | None:
+    """The places whose factor is not zero; None where all are, or where asking would make a GPU wait.
+
+    Instruction tuning learns the answers only, a quarter of all tokens: no logits are made for the rest.
+    """
+    if factors.device.type != "cpu":
+        return None
+    places = factors.nonzero()[:, 0]
+    return places if len(places) < len(factors) else None
 
 
 @_losses.register_fake
