@@ -33,8 +33,10 @@ def sdpa(
     bias: Bias = None,
 ) -> Tensor:
     """Arguments and result as in `kernels.attention`."""
-    (B, H, T, _), (_, K, S, _) = q.shape, k.shape
+    (B, H, T, D), (_, K, S, _) = q.shape, k.shape
     grouped = H != K
+    if q.dtype == torch.float32 and q.device.type == "cpu":  # scaled here its gradient is up to three times as exact
+        q, scale = q * (D**-0.5 if scale is None else scale), 1.0
     if bias is None and is_plain(mask, T, S):
         causal = True if isinstance(mask, Causal) and T > 1 else False  # noqa: SIM210
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale, enable_gqa=grouped)
