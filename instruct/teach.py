@@ -36,7 +36,7 @@ from instruct.world.wording import OBJECT, literal_forms
 
 #: Shares of the parts; those that the records cannot fill go to `execute`.
 SHARES = {
-    "execute": 0.52,
+    "execute": 0.48,
     "bare": 0.08,
     "plan": 0.08,
     "induce": 0.06,
@@ -46,7 +46,7 @@ SHARES = {
     "continue": 0.03,
     "deepen": 0.04,
     "widen": 0.02,
-    "combine": 0.04,
+    "combine": 0.08,
     "paraphrase": 0.02,
     "back-translate": 0.02,
     "classify": 0.01,
@@ -57,6 +57,7 @@ ON_REQUEST = {"construct": 0.16, "sentence": 0.04, "recall": 0.3}
 #: What the model's own items teach.
 OWN_PARTS = ("execute", "bare", "plan", "combine", "induce", "input", "continue", "back-translate")
 PAIRS = 5
+MISFITS = 0.6  # share of the plans and combinations whose steps do not fit together
 TURNS = 4  # inputs of one lesson in carrying out, at most
 
 
@@ -104,6 +105,11 @@ class _Drawn:
         self.texts = {record.id: record.instruction for record in (*known, *records)}
         self.combined = [r for r in self.open if self._is_combined(r)]
         self._closest: dict[str, list[list[str]] | None] = {}
+        self.misfits = [
+            (Program.read(f"{first} | {then}"), language)
+            for (first, language), (then, other) in itertools.permutations(self.single, 2)
+            if language == other and not _fit(first, then)
+        ]
 
     def _deeper(self) -> Iterator[tuple[Record, Record]]:
         """(parent, child): the child's program is the parent's and one step more at its end."""
@@ -181,27 +187,33 @@ class _Drawn:
         return is_known and record.scores.get("right by parts", answers) >= answers / 2
 
     def plan(self, rng: random.Random) -> Conversation | None:
-        record, texts = self._planned(rng)
-        return lessons.plan(record.instruction, record.lang or "en", texts) if texts else None
-
-    def _planned(self, rng: random.Random) -> tuple[Record, list[str] | None]:
-        """A record and what it was combined from, or, where none was, an instruction for each step of its program."""
-        if self.combined:
-            record = rng.choice(self.combined)
-            return record, [self.texts[parent] for parent in record.origin.parents]
-        record = rng.choice(self.composed)
-        return record, self._in_steps(record, rng)
+        instruction, language, texts = self._planned(rng)
+        return lessons.plan(instruction, language, texts) if texts else None
 
     def combine(self, rng: random.Random) -> Conversation | None:
-        record, texts = self._planned(rng)
-        return lessons.combine(texts, record.lang or "en", record.instruction) if texts else None
+        instruction, language, texts = self._planned(rng)
+        return lessons.combine(texts, language, instruction) if texts else None
+
+    def _planned(self, rng: random.Random) -> tuple[str, str, list[str] | None]:
+        """An instruction, its language, and what it was combined from, or, where nothing was, an instruction for each
+        step of its program, which may be one of `misfits`."""
+        if self.combined:
+            record = rng.choice(self.combined)
+            return record.instruction, record.lang or "en", [self.texts[parent] for parent in record.origin.parents]
+        if self.misfits and rng.random() < MISFITS:
+            program, language = rng.choice(self.misfits)
+            text = _grammar().chain(program, rng, language)
+            found = [_closest(text, self.single[str(step), language]) for step in program.steps]
+            return text, language, [rng.choice(texts) for texts in found]
+        record = rng.choice(self.composed)
+        return record.instruction, record.lang or "en", self._in_steps(record, rng)
 
     def _in_steps(self, record: Record, rng: random.Random) -> list[str] | None:
         """An instruction for each step of its program, in words as close to the record's own as there are: whoever
         takes apart or puts together can go by the words. None where a step has none of its own."""
         if record.id not in self._closest:
             steps = [self.single.get((step, record.lang)) for step in _steps(record)]
-            chosen = [_closest(record, choices) for choices in steps if choices]
+            chosen = [_closest(record.instruction, choices) for choices in steps if choices]
             self._closest[record.id] = chosen if all(steps) else None
         found = self._closest[record.id]
         return found and [rng.choice(texts) for texts in found]
@@ -307,9 +319,14 @@ def _steps(record: Record) -> tuple[str, ...]:
     return tuple(record.program.split(" | ")) if record.program else ()
 
 
-def _closest(record: Record, choices: Sequence[Record]) -> list[str]:
-    """The texts of `choices` of which the greatest share of pairs of characters stands in the record's text."""
-    own = _pairs(record.instruction)
+@cache
+def _fit(first: str, then: str) -> bool:
+    return world().well_typed(Program.read(f"{first} | {then}"))
+
+
+def _closest(text: str, choices: Sequence[Record]) -> list[str]:
+    """The texts of `choices` of which the greatest share of pairs of characters stands in `text`."""
+    own = _pairs(text)
     shares = {choice.instruction: len(own & _pairs(choice.instruction)) / len(choice.instruction) for choice in choices}
     most = max(shares.values())
     return [text for text, share in shares.items() if share == most]

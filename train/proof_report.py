@@ -79,14 +79,19 @@ def markdown(report: Mapping[str, Any], pictures: bool) -> str:
 
 def _gain(gain: Mapping[str, Any], pictures: bool) -> Iterator[str]:
     if "points" in gain:
-        recovered = gain["recovered_fraction"]
-        low, high = gain["interval"]
         yield (
-            f"On compositions that no arm may train on, own verified instructions add **{gain['points']:+.1f} points** "
-            f"over the seeds alone at equal tokens (95 % interval over seeds {low:+.1f} to {high:+.1f}; positive in "
-            f"{gain['seeds_positive']} of {gain['seeds']} seeds)"
-            + (f", {recovered:.0%} of what the interpreter's answers add." if recovered is not None else ".")
+            f"On compositions that the seeds do not hold, own verified instructions add **{gain['points']:+.1f} "
+            f"points** over the seeds alone at equal tokens ({_certainty(gain)})."
         )
+        yield ""
+        yield "| asked | points | 95 % interval over seeds | positive | of the gain with the interpreter's answers |"
+        yield "|---|---|---|---|---|"
+        for kind in KINDS:
+            low, high = gain[kind]["interval"]
+            yield (
+                f"| {ASKS[kind]} | {gain[kind]['points']:+.1f} | {low:+.1f} to {high:+.1f} | "
+                f"{gain[kind]['seeds_positive']} of {gain[kind]['seeds']} | {_share(gain[kind]['recovered_fraction'])} |"
+            )
         yield ""
     yield "## Accuracy after the last round"
     yield ""
@@ -119,6 +124,15 @@ def _gain(gain: Mapping[str, Any], pictures: bool) -> Iterator[str]:
                 f"{mean_of['readable']:.1%} | {mean_of['held_out']:,.1f} |"
             )
     yield ""
+
+
+def _certainty(gain: Mapping[str, Any]) -> str:
+    low, high = gain["interval"]
+    recovered = gain["recovered_fraction"]
+    return (
+        f"95 % interval over seeds {low:+.1f} to {high:+.1f}; positive in {gain['seeds_positive']} of {gain['seeds']} "
+        "seeds" + (f"; {recovered:.0%} of what the interpreter's answers add" if recovered is not None else "")
+    )
 
 
 def _cell(figures: Mapping[str, Any], kind: str) -> str:

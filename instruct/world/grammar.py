@@ -134,6 +134,14 @@ class Grammar:
         tree = self.tree(program, language, held_out, literal is not None)
         return finish(draw(tree, rng), language, literal)
 
+    def chain(self, program: Program, rng: Random, language: str) -> str:
+        """Training words that ask for its steps one after the other, whether or not they fit together."""
+        forms = _object_names(self.world.signature(Program(program.steps[:1])).takes, language, False)
+        tree = self._chain([(step,) for step in program.steps], forms, language, False)
+        if tree is None:
+            raise UserError(f"there are no words for {program}")
+        return finish(draw(tree, rng), language)
+
     def count(self, program: Program, language: str, held_out: bool | None = False) -> int:
         """In how many ways `program` can be said."""
         return count(self.tree(program, language, held_out, False))
