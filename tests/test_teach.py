@@ -92,7 +92,7 @@ def test_every_text_is_one_of_the_records(taught, seeds):
 
 
 def test_lessons_speak_the_language_of_their_records(taught, by_text):
-    texts = {"continue": 2, "induce": 2, "back-translate": 2, "plan": 1, "deepen": 1, "widen": 1, "paraphrase": 1}
+    texts = {"continue": 2, "induce": 2, "back-translate": 2, "deepen": 1, "widen": 1, "paraphrase": 1}
     texts |= {"input": 1, "label": 1, "classify": 1}
     for part, place in texts.items():
         assert taught[part]
@@ -103,19 +103,35 @@ def test_lessons_speak_the_language_of_their_records(taught, by_text):
 def test_a_plan_is_made_of_single_operations_that_compose_to_the_instruction(taught, by_text, course):
     assert len(taught["plan"]) > 100
     for language, instruction, steps in taught["plan"]:
-        records = [by_text[step] for step in steps.split("\n")]
-        assert [record.lang for record in records] == [language] * len(records)
-        assert " | ".join(record.program for record in records) == by_text[instruction].program
+        _assert_composed(instruction, steps, language, by_text, course)
         for step in steps.split("\n"):
             assert course.verifier.parser.parse(step).literal is None, "a step works on what it is given"
 
 
-def test_what_is_combined_is_a_plan_read_backwards(taught, by_text):
+def test_what_is_combined_is_a_plan_read_backwards(taught, by_text, course):
     assert len(taught["combine"]) > 50
     for language, steps, instruction in taught["combine"]:
-        records = [by_text[step] for step in steps.split("\n")]
-        assert {record.lang for record in records} == {language}
-        assert " | ".join(record.program for record in records) == by_text[instruction].program
+        _assert_composed(instruction, steps, language, by_text, course)
+
+
+def test_some_plans_are_of_steps_that_do_not_fit(taught, by_text):
+    for part, place in (("plan", 1), ("combine", 2)):
+        known = [each[place] in by_text for each in taught[part]]
+        assert 0.25 < sum(known) / len(known) < 0.75
+
+
+def _assert_composed(instruction, steps, language, by_text, course):
+    """The steps, one a line, are records of that language; the instruction is a record whose program they compose, or
+    its steps do not fit together, so that it means nothing."""
+    records = [by_text[step] for step in steps.split("\n")]
+    assert [record.lang for record in records] == [language] * len(records)
+    program = " | ".join(record.program for record in records)
+    if instruction in by_text:
+        assert by_text[instruction].program == program and by_text[instruction].lang == language
+    else:
+        assert not course.world.well_typed(Program.read(program))
+        with pytest.raises(UserError):
+            course.verifier.parser.parse(instruction)
 
 
 def test_a_plan_says_its_steps_in_the_words_of_the_whole():
@@ -128,8 +144,9 @@ def test_a_plan_says_its_steps_in_the_words_of_the_whole():
         ("Sort the numbers, then give the first item of it.", sort[0], first[1]),
         ("Name the head of the list, arranged upwards.", sort[1], first[0]),
     ):
-        lesson, *_ = teach([*sort, *first, record(whole, "sort_up | first")], 1, parts=("plan",))
-        assert lesson.messages[-1].content == "\n".join(step.instruction for step in steps)
+        plans = teach([*sort, *first, record(whole, "sort_up | first")], 40, parts=("plan",))
+        found = {lesson.messages[-1].content for lesson in plans if lesson.messages[-2].content == whole}
+        assert found == {"\n".join(step.instruction for step in steps)}
 
 
 def test_a_paraphrase_means_the_same_in_other_words(taught, by_text, course):
