@@ -87,10 +87,11 @@ def _gain(gain: Mapping[str, Any], pictures: bool) -> Iterator[str]:
         yield "| asked | points | 95 % interval over seeds | positive | of the gain with the interpreter's answers |"
         yield "|---|---|---|---|---|"
         for kind in KINDS:
-            low, high = gain[kind]["interval"]
+            row = gain[kind]
+            low, high = row["interval"]
             yield (
-                f"| {ASKS[kind]} | {gain[kind]['points']:+.1f} | {low:+.1f} to {high:+.1f} | "
-                f"{gain[kind]['seeds_positive']} of {gain[kind]['seeds']} | {_share(gain[kind]['recovered_fraction'])} |"
+                f"| {ASKS[kind]} | {row['points']:+.1f} | {low:+.1f} to {high:+.1f} | "
+                f"{row['seeds_positive']} of {row['seeds']} | {_share(row['recovered_fraction'])} |"
             )
         yield ""
     yield "## Accuracy after the last round"
