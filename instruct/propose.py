@@ -180,7 +180,7 @@ def _draft(loaded: LoadedModel, pool: Pool, config: ProposeConfig, number: int, 
     method = config.methods[number % len(config.methods)]
     rng = random.Random(f"{config.seed} {round} {number} {method}")
     seed = rng.getrandbits(62)
-    conversation, parents, language, given = _asked_for(method, pool, config, rng)
+    conversation, parents, language, given = asked_for(method, pool, config, rng)
     if conversation is None:
         ids = [loaded.tokenizer.bos, loaded.tokenizer.roles["user"]]
     else:
@@ -190,7 +190,7 @@ def _draft(loaded: LoadedModel, pool: Pool, config: ProposeConfig, number: int, 
     return Draft(ids, origin, seed, language, given)
 
 
-def _asked_for(
+def asked_for(
     method: str, pool: Pool, config: ProposeConfig, rng: random.Random
 ) -> tuple[Conversation | None, list[Record], str, tuple[Instance, ...]]:
     """The prompt of a method, the records it starts from, its language, and the instance it is about."""

@@ -14,8 +14,9 @@ Each step writes a record of the kind "rollouts" (reward, kl, entropy, length, r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -37,6 +38,9 @@ from train.rounds import sharing
 from train.run import RunFolder, TrainState, read_metrics
 from train.stage import stage_main
 from train.trainer import TrainConfig, Trainer
+
+if TYPE_CHECKING:
+    from train.players import PlayersConfig
 
 MEASURED = ("inputs", "phrasings", "open", "compositions", "depth3")
 
@@ -186,6 +190,34 @@ def build_trainer(config: ReinforceConfig, ranks: Ranks, fresh: bool = False) ->
     course = Course(config.data.curriculum, config.seed)
     questions, held_out = questions_of(config, course)
     reward = make_reward(config.reward, course.verifier)
+    trainer = policy_trainer(
+        config,
+        run,
+        loaded,
+        questions,
+        reward,
+        evaluate=lambda: measure(loaded, held_out, reward, config.answer_tokens, ranks),
+        ranks=ranks,
+        fresh=fresh,
+    )
+    if ranks.is_main:
+        counts = ", ".join(f"{len(asked)} {kind}" for kind, asked in held_out.items())
+        taken = len(trainer.rows)
+        print(f"{taken} questions to train on ({len(questions) - taken} too long); held out: {counts}")
+    return trainer
+
+
+def policy_trainer(
+    config: ReinforceConfig | PlayersConfig,
+    run: RunFolder,
+    loaded: LoadedModel,
+    questions: Sequence[Question],
+    reward: Reward,
+    evaluate: Callable[[], dict[str, float]],
+    ranks: Ranks,
+    fresh: bool = False,
+) -> Trainer:
+    """The trainer of one run of policy gradient from `loaded`, in a folder that it opens."""
     reference = frozen_copy(loaded.model, config.train.precision, ranks.device)
     watch = Watch(Health(config.health), run)
     rows = Rollouts(
@@ -203,9 +235,6 @@ def build_trainer(config: ReinforceConfig, ranks: Ranks, fresh: bool = False) ->
     )
     run.open(config, fresh)
     ranks.barrier()
-    if ranks.is_main:
-        counts = ", ".join(f"{len(asked)} {kind}" for kind, asked in held_out.items())
-        print(f"{len(rows)} questions to train on ({len(questions) - len(rows)} too long); held out: {counts}")
     trainer = Trainer(
         config=config.train,
         optimizer=config.optimizer,
@@ -216,7 +245,7 @@ def build_trainer(config: ReinforceConfig, ranks: Ranks, fresh: bool = False) ->
         run=run,
         ranks=ranks,
         files=lambda: model_files(loaded.model, loaded.tokenizer, loaded.chat),
-        evaluate=lambda: measure(loaded, held_out, reward, config.answer_tokens, ranks),
+        evaluate=evaluate,
         seed=config.seed,
     )
     watch.resume(ranks)

@@ -1,0 +1,162 @@
+"""The proposer as a player: what it earns, by hand; what the solver gets; a game that is interrupted and goes on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+import torch
+
+from configs import ConfigError, UserError, load
+from data.chat import ChatFormat
+from data.formats import read_rows
+from data.tokenizer import Tokenizer
+from instruct import lessons
+from instruct.propose import Pool
+from instruct.rewards import Question
+from model import LanguageModel, ModelConfig
+from model.complete import Completion
+from model.load import model_files
+from model.storage import checkpoint_folder, newest_intact, write_folder
+from tests.oracle import OPERATIONS, oracle_of, shared_course, shared_seeds
+from train import players
+from train.distributed import Ranks
+from train.players import PlayersConfig, Proposer, play, worth
+
+
+@pytest.fixture(scope="module")
+def course():
+    return shared_course()
+
+
+def tiny(folder, base, *overrides) -> PlayersConfig:
+    names = ", ".join(f'"{name}"' for name in OPERATIONS)
+    settings = [
+        f"run={folder}", f"init={base}", "rounds=1", "prompts=12", "proposals=40", "tries=2", "group=2", "asked=2",
+        "answer_tokens=8", "measured=['inputs']", f"curriculum.operations=[{names}]", "curriculum.compositions=12",
+        "curriculum.held_out=5", "curriculum.depth3=12", "health.unfinished=0", "train.steps=2", "train.batch_size=2",
+        "train.save_every=1", "train.evaluate_every=0", "train.threads=1", *overrides,
+    ]  # fmt: skip
+    return load(PlayersConfig, "configs/demo/players.toml", settings)
+
+
+def proposer(course, monkeypatch, **spoiled) -> Proposer:
+    loaded, _ = oracle_of(course, monkeypatch, **spoiled)
+    return Proposer(loaded, course, PlayersConfig(tries=8))
+
+
+@pytest.mark.parametrize("rate, wanted", [(0.0, 0.0), (1.0, 0.0), (0.5, 1.0), (0.25, 0.5), (0.75, 0.5)])
+def test_worth_is_largest_where_half_is_solved(rate, wanted):
+    assert worth(rate) == pytest.approx(wanted)
+
+
+def test_always_and_never_solved_earn_nothing_and_sometimes_does(course, monkeypatch):
+    said = [Completion(accepted(course), True)]
+    asked = [Question(lessons.combine(["Reverse the list.", "Sort the list."], "en"))]
+    for wrong, low, high in ((0.0, 0.0, 0.0), (1.0, 0.0, 0.0), (0.5, 0.2, 1.0)):
+        [earned] = proposer(course, monkeypatch, wrong=wrong)(asked, said)
+        assert low <= earned <= high
+
+
+def accepted(course) -> str:
+    """An instruction of two steps that may be trained on."""
+    return next(r.instruction for r in shared_seeds() if " | " in (r.program or "") and r.instances[0].input)
+
+
+def test_what_the_world_does_not_accept_is_no_item(course, monkeypatch):
+    player = proposer(course, monkeypatch)
+    text = accepted(course)
+    item = player.item(text)
+    assert item.instruction == text and course.world.holds(item.program, item.given, item.output, item.language)
+    held_out = course.grammar.phrase(sorted(course.splits.held_out, key=str)[0], Random(0), "en")
+    literal = next(r.instruction for r in shared_seeds() if not r.instances[0].input)
+    for bad in ("Blah blah.", "", held_out, literal, "Reverse the list, then reverse the result."):
+        assert player.item(bad) is None, bad
+    question = Question(lessons.combine(["a", "b"], "en"))
+    monkeypatch.setattr(player, "rates", lambda items: [0.5] * len(items))
+    assert player([question] * 2, [Completion(text, True), Completion(text, False)]) == [1.0, 0.0], "it was cut off"
+
+
+def test_the_same_meaning_in_a_group_shares_one_reward(course, monkeypatch):
+    player = proposer(course, monkeypatch)
+    monkeypatch.setattr(player, "rates", lambda items: [0.5] * len(items))
+    one, other = (Question(lessons.combine([text, "Sort the list."], "en")) for text in ("Reverse it.", "Halve it."))
+    text = accepted(course)
+    said = [Completion(text, True)] * 4
+    assert player([one, one, one, other], said) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1.0])
+
+
+def test_rates_are_the_same_in_whatever_company(course, monkeypatch):
+    player = proposer(course, monkeypatch, wrong=0.5)
+    items = [item for r in shared_seeds()[::7] if (item := player.item(r.instruction))][:6]
+    assert len(items) > 3
+    together = player.rates(items)
+    assert together == [player.rates([item])[0] for item in items]
+    assert all(0 <= rate <= 1 for rate in together) and len(set(together)) > 1
+
+
+def test_the_harvest_is_what_is_solved_sometimes(course, monkeypatch):
+    player = proposer(course, monkeypatch, wrong=0.5, garbage=0.3)
+    player.config = replace(player.config, proposals=60)
+    pool = Pool(list(shared_seeds()))
+    found = player.harvest(pool, 1, Ranks())
+    assert len(found) > 10 and len({item for item, _ in found}) == len(found)
+    for item, rate in found:
+        assert 0 < rate < 1 and course.splits.touches(item.program, item.language) == ""
+        assert player.rates([item]) == [rate]
+    assert player.harvest(pool, 1, Ranks()) == found != player.harvest(pool, 2, Ranks())
+
+
+# The game ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, small_tokenizer: Tokenizer):
+    """A model of width 32 that knows nothing."""
+    torch.manual_seed(0)
+    model = LanguageModel(ModelConfig(vocab_size=small_tokenizer.vocab_size, context=192, width=32, layers=2, heads=2))
+    folder = tmp_path_factory.mktemp("base") / "run"
+    write_folder(checkpoint_folder(folder, 1), model_files(model, small_tokenizer, ChatFormat()))
+    return folder
+
+
+def test_a_proposer_without_ideas_is_one_sentence(base, tmp_path):
+    with pytest.raises(UserError, match="of 40 proposals 0 are solved sometimes"):
+        play(tiny(tmp_path / "run", base), Ranks())
+    assert newest_intact(tmp_path / "run" / "round1" / "proposer"), "what it learnt is kept"
+
+
+def test_a_game_goes_on_where_it_stopped(base, tmp_path, course, monkeypatch):
+    """The model knows nothing, so its harvest is put in its place: seeds, solved half of the time."""
+
+    def harvest(self, pool, number, ranks):
+        items = [item for r in shared_seeds()[::9] if (item := self.item(r.instruction))]
+        return [(item, 0.5) for item in items[:5]]
+
+    monkeypatch.setattr(Proposer, "harvest", harvest)
+    config = tiny(tmp_path / "run", base)
+    play(config, Ranks())
+    round1 = tmp_path / "run" / "round1"
+    rows = [row for _, row in read_rows(round1 / players.QUESTIONS)]
+    assert len(rows) == 5 and {row["rate"] for row in rows} == {0.5}
+    for row in rows:
+        instruction, given = lessons.split_request(row["messages"][0]["content"])
+        assert course.verifier.judge(instruction, given, row["messages"][1]["content"]).right
+    before = newest_intact(round1 / "proposer")[0]
+    monkeypatch.setattr(players, "policy_trainer", lambda *a, **k: pytest.fail("what is finished is not repeated"))
+    play(config, Ranks())
+    assert newest_intact(round1 / "proposer")[0] == before
+
+
+@pytest.mark.parametrize(
+    "wrong", ["rounds=0", "tries=1", "methods=[]", "methods=['sing']", "loss.method=ppo", "train.parallel=fsdp"]
+)
+def test_wrong_settings_are_refused(wrong, base, tmp_path):
+    with pytest.raises(ConfigError, match=wrong.split("=")[0].split(".")[-1]):
+        tiny(tmp_path, base, wrong)
+
+
+def test_a_method_without_a_prompt_is_refused(base, tmp_path):
+    with pytest.raises(UserError, match="magpie"):
+        play(tiny(tmp_path / "run", base, "methods=['magpie']"), Ranks())
