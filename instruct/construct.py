@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
@@ -42,6 +42,7 @@ from model.load import LoadedModel, load_run
 Arm = Literal["seeds", "paraphrase", "unverified", "consistency", "verified", "interpreter"]
 LONGEST_DOCUMENT = 300  # characters of a document that are shown
 ARMS: tuple[str, ...] = get_args(Arm)
+WAYS = ("right by parts", "right by plan", "right directly")
 
 
 @dataclass(frozen=True)
@@ -225,33 +226,37 @@ def answered_and_verified(
     known: Mapping[str, Record],
 ) -> list[Record]:
     """The model's answers that the verifier accepts: by the instructions (`known`, by id) that a record was combined
-    from, else by a plan of the model's own, else directly. How many answers were right in each way are scores."""
+    from; what is not answered so, by a plan of the model's own; what remains, directly. How many answers came from each
+    way are scores."""
     asked, limit = _asked(records), config.propose.answer_tokens
     parts = [tuple(part.instruction for part in parts_of(record, known)) for record in records]
     steps = [texts for record, texts in zip(records, parts) for _ in record.instances]
-    combined = [number for number, texts in enumerate(steps) if texts]
-    traces = by_plan(loaded, [asked[i] for i in combined], limit, [steps[i] for i in combined])
-    by_parts = {number: trace.output for number, trace in zip(combined, traces)}
-    planned, direct = by_plan(loaded, asked, limit), directly(loaded, asked, limit)
-    ways = ("right by parts", "right by plan", "right directly")
-    answers = iter([(by_parts.get(i, ""), planned[i].output, direct[i]) for i in range(len(asked))])
-    done = []
+    said: list[tuple[str, str]] = [("", "")] * len(asked)  # accepted answers, and how they were found
+    faults: dict[int, Decision] = {}
+    for way in WAYS:
+        left = [i for i, (_, found) in enumerate(said) if not found and (steps[i] or way != WAYS[0])]
+        questions = [asked[i] for i in left]
+        if way == WAYS[2]:
+            answers = directly(loaded, questions, limit)
+        else:
+            plans = [steps[i] for i in left] if way == WAYS[0] else None
+            answers = [trace.output for trace in by_plan(loaded, questions, limit, plans)]
+        for i, question, answer in zip(left, questions, answers):
+            verdict = verifier.judge(question.instruction, question.input, answer)
+            if verdict.passed:
+                said[i] = (answer, way)
+            elif verdict.decision:
+                faults[i] = verdict.decision
+    done, start = [], 0
     for record in records:
-        right, fault = [], Decision("format", "it got no input")
-        counts = {"answers": len(record.instances), **dict.fromkeys(ways, 0)}
-        for instance in record.instances:
-            said = next(answers)
-            verdicts = [verifier.judge(record.instruction, instance.input, answer) for answer in said]
-            passed = [verdict.passed for verdict in verdicts]
-            for way, is_right in zip(ways, passed):
-                counts[way] += is_right
-            if any(passed):
-                right.append(Instance(instance.input, said[passed.index(True)], "O1", True))
-            else:
-                fault = verdicts[-1].decision or fault
-        decision = Decision("verified") if right else fault
-        scores = {**record.scores, **counts}
-        done.append(replace(record, instances=tuple(right), scores=scores, decision=decision))
+        here = range(start, start + len(record.instances))
+        start = here.stop
+        found = [(instance.input, *said[i]) for i, instance in zip(here, record.instances) if said[i][1]]
+        right = tuple(Instance(given, answer, "O1", True) for given, answer, _ in found)
+        fault = next((faults[i] for i in reversed(here) if i in faults), Decision("format", "it got no input"))
+        ways = Counter(way for *_, way in found)
+        scores = {**record.scores, "answers": len(here), **{way: ways[way] for way in WAYS}}
+        done.append(replace(record, instances=right, scores=scores, decision=Decision("verified") if right else fault))
     return done
 
 

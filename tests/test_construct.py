@@ -18,6 +18,7 @@ from data.chat import ChatFormat
 from instruct import propose
 from instruct.construct import (
     ARMS,
+    WAYS,
     ConstructConfig,
     answered_unverified,
     construct,
@@ -132,12 +133,14 @@ def test_no_list_that_an_exam_may_ask_is_an_input(arm, rounds, monkeypatch):
 
 def test_the_wrong_answers_of_the_model_are_counted(rounds):
     judged = [record for record in rounds["verified"] if "answers" in record.scores]
-    ways = ("right by parts", "right by plan", "right directly")
-    answers, parts, plan, direct = (sum(record.scores[name] for record in judged) for name in ("answers", *ways))
-    right = sum(len(record.instances) for record in judged)
-    assert max(parts, plan, direct) <= right <= min(answers, parts + plan + direct) and right < answers
+    answers, *ways = (sum(record.scores[name] for record in judged) for name in ("answers", *WAYS))
+    assert sum(ways) == sum(len(record.instances) for record in judged) < answers
+    assert min(ways) > 0, "each way finds some that those before it did not"
+    for record in judged:
+        assert sum(record.scores[way] for way in WAYS) == len(record.instances)
+    parts = ways[0]
     combined = [record for record in judged if record.origin.method == COMBINE]
-    assert 0 < parts == sum(record.scores["right by parts"] for record in combined)
+    assert 0 < parts == sum(record.scores[WAYS[0]] for record in combined)
 
 
 @pytest.mark.parametrize("arm", OWN_ARMS)
