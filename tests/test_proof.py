@@ -18,7 +18,10 @@ def marks(value: float) -> dict:
 
 def table(**last: list[float]) -> dict:
     """Arms with a base of 0.1 and these marks after one round, one for each seed."""
-    return {arm: {"marks": [[marks(0.1), marks(v)] for v in values], "rounds": []} for arm, values in last.items()}
+    return {
+        arm: {"marks": {seed: [marks(0.1), marks(v)] for seed, v in enumerate(values)}, "rounds": {}}
+        for arm, values in last.items()
+    }
 
 
 def test_points_share_and_seeds_by_hand():
@@ -31,6 +34,17 @@ def test_points_share_and_seeds_by_hand():
     assert found["arms"]["verified"]["open"]["plan"] == [[0.05, 0.25], [0.05, 0.3], [0.05, 0.1]]
 
 
+def test_arms_are_compared_within_the_seeds_that_they_share():
+    some = table(seeds=[0.2, 0.4, 0.3], verified=[0.5, 0.6, 0.2], interpreter=[0.7, 0.5, 0.6])
+    del some["verified"]["marks"][1], some["interpreter"]["marks"][0]
+    found = gain(some)
+    assert found["points"] == pytest.approx(100 * (0.3 - 0.1) / 2) and found["seeds"] == 2
+    assert found["recovered_fraction"] == pytest.approx(-0.1 / 0.3), "seed 2 is all that the three share"
+    assert found["arms"]["verified"]["seeds"] == [0, 2] and found["arms"]["interpreter"]["seeds"] == [1, 2]
+    del some["verified"]["marks"][0], some["verified"]["marks"][2]
+    assert "points" not in gain(some)
+
+
 def test_without_a_ceiling_or_a_rival_nothing_is_claimed():
     assert gain(table(seeds=[0.2], verified=[0.4]))["recovered_fraction"] is None
     assert "points" not in gain(table(verified=[0.4]))
@@ -38,7 +52,7 @@ def test_without_a_ceiling_or_a_rival_nothing_is_claimed():
 
 def test_the_page_says_the_gain():
     found = gain(table(seeds=[0.2, 0.2], verified=[0.5, 0.5], interpreter=[0.6, 0.6]))
-    page = markdown({"gain": found, "command": "c", "seeds_done": 2, "machine": {}}, pictures=False)
+    page = markdown({"gain": found, "command": "c", "machine": {}}, pictures=False)
     assert "**+30.0 points**" in page and "2 of 2 seeds" in page and "75% of what the interpreter" in page
 
 
@@ -48,7 +62,7 @@ def test_public_data_is_audited_and_its_places_are_shown(tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
     found = audited_file(path)
     assert [fault["place"] for fault in found["faults"]] == ["sums.jsonl:2", "sums.jsonl:3"]
-    facts = {"gain": gain(table(verified=[0.4])), "command": "c", "seeds_done": 1, "machine": {}, "audit": [found]}
+    facts = {"gain": gain(table(verified=[0.4])), "command": "c", "machine": {}, "audit": [found]}
     assert "| sums.jsonl | 3 | sum | 3 | 2 | 2, 3 |" in markdown(facts, pictures=False)
 
 

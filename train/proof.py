@@ -6,7 +6,7 @@ Every arm of `train.rounds` is run for every seed: the same base, the same numbe
 The marks of the last round, compared between arms within a seed, are the gain. Then `train.evidence` measures what the
 base writes, the filters against the truth, kept items by another road, induction; and ROUGE-L its speed. Writes
 `construct.json`, `construct.md` and pictures; what is finished is not repeated, so that the command can be interrupted
-(and asked for a partial report) at any time.
+at any time; `--finished` reports what there is.
 """
 
 from __future__ import annotations
@@ -73,60 +73,69 @@ def audited(config: RoundsConfig, course: Course) -> list[dict[str, Any]]:
     return rounds
 
 
-def arms_table(config: RoundsConfig, seeds: int, arms: Sequence[str], ranks: Ranks) -> dict[str, dict[str, Any]]:
-    """Run what is missing; {arm: {"marks": [by seed][by round], "rounds": [by seed][by round]}}."""
-    table: dict[str, dict[str, Any]] = {arm: {"marks": [], "rounds": []} for arm in arms}
+def arms_table(
+    config: RoundsConfig, seeds: int, arms: Sequence[str], ranks: Ranks, finished: bool = False
+) -> dict[str, dict[str, dict[int, Any]]]:
+    """{arm: {"marks": {seed: by round}, "rounds": {seed: by round}}}. What is missing is run, or, with `finished`, left
+    out."""
+    table: dict[str, dict[str, dict[int, Any]]] = {arm: {"marks": {}, "rounds": {}} for arm in arms}
     for seed in range(seeds):
         for arm in arms:
             one = configured(config, seed, arm)
             if marks_of(one) is None:
+                if finished:
+                    continue
                 if ranks.is_main:
                     print(f"\n=== seed {seed}, {arm}", flush=True)
                 run(one, ranks)
             marks = marks_of(one)
             if marks is None:
                 raise UserError(f"{one.run}: interrupted; the same command goes on")
-            table[arm]["marks"].append(marks)
-            course = Course(one.curriculum, one.seed)
-            table[arm]["rounds"].append(audited(one, course) if arm != "seeds" else [])
-    return table
+            table[arm]["marks"][seed] = marks
+            if arm != "seeds":
+                table[arm]["rounds"][seed] = audited(one, Course(one.curriculum, one.seed))
+    return {arm: found for arm, found in table.items() if found["marks"]}
 
 
 # Figures -------------------------------------------------------------------------------------------------------------
 
 
-def gain(table: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The headline: points of the verified arm over the seeds alone, and every arm by kind, way and round."""
-
-    def last(arm: str, kind: str, way: str = "direct") -> list[float]:
-        return [marks[-1][kind][way] for marks in table[arm]["marks"]]
-
+def gain(table: Mapping[str, Mapping[str, Mapping[int, Any]]]) -> dict[str, Any]:
+    """The headline: points of the verified arm over the seeds alone, and every arm by kind, way and round. Arms are
+    compared within the seeds that they have in common."""
     figures: dict[str, Any] = {"headline": HEADLINE, "arms": {}}
-    for arm in table:
+    for arm, found in table.items():
         figures["arms"][arm] = {
             kind: {
-                way: [[marks[number][kind][way] for number in range(len(marks))] for marks in table[arm]["marks"]]
+                way: [[one[kind][way] for one in marks] for marks in found["marks"].values()]
                 for way in (("direct", "plan") if kind in PLANNED else ("direct",))
             }
             for kind in KINDS
         }
-        figures["arms"][arm]["rounds"] = table[arm]["rounds"]
-    if {"verified", "seeds"} <= table.keys():
-        for kind in KINDS:
-            differences = [v - s for v, s in zip(last("verified", kind), last("seeds", kind))]
-            figures[kind] = {
-                "points": 100 * statistics.mean(differences),
-                "interval": [100 * end for end in interval(differences)],
-                "seeds": len(differences),
-                "seeds_positive": sum(difference > 0 for difference in differences),
-                "recovered_fraction": None,
-            }
-            if "interpreter" in table:
-                ceiling = statistics.mean(last("interpreter", kind)) - statistics.mean(last("seeds", kind))
-                if ceiling > 0:
-                    figures[kind]["recovered_fraction"] = statistics.mean(differences) / ceiling
-        figures |= figures[HEADLINE]
-    return figures
+        figures["arms"][arm] |= {"seeds": list(found["marks"]), "rounds": list(found["rounds"].values())}
+
+    def over_seeds(arm: str, kind: str, needed: Sequence[str]) -> list[float]:
+        """Points of an arm over the seeds alone after the last round, of each seed that all needed arms have."""
+        seeds = set.intersection(*({*table[name]["marks"]} for name in needed))
+        last = [[table[name]["marks"][seed][-1][kind]["direct"] for seed in sorted(seeds)] for name in (arm, "seeds")]
+        return [100 * (one - other) for one, other in zip(*last)]
+
+    for kind in KINDS if {"verified", "seeds"} <= table.keys() else ():
+        points = over_seeds("verified", kind, ["verified", "seeds"])
+        if not points:
+            continue
+        figures[kind] = {
+            "points": statistics.mean(points),
+            "interval": list(interval(points)),
+            "seeds": len(points),
+            "seeds_positive": sum(each > 0 for each in points),
+            "recovered_fraction": None,
+        }
+        if "interpreter" in table:
+            three = ["verified", "seeds", "interpreter"]
+            ours, ceiling = (sum(over_seeds(arm, kind, three)) for arm in ("verified", "interpreter"))
+            figures[kind]["recovered_fraction"] = ours / ceiling if ceiling > 0 else None
+    return figures | figures.get(HEADLINE, {})
 
 
 # Evidence ------------------------------------------------------------------------------------------------------------
@@ -172,6 +181,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="replace settings of the file")
     parser.add_argument("--seeds", type=int, default=5, help="how many (default 5)")
     parser.add_argument("--arms", default=",".join(ARMS), help="which, with commas between (default all)")
+    parser.add_argument("--finished", action="store_true", help="run no arm: report those that are finished")
     parser.add_argument("--out", default="results", help="folder of construct.json, .md, .png (default results)")
     parser.add_argument("--written", type=int, default=20_000, help="samples for yield and filters (default 20,000)")
     parser.add_argument("--searched", type=int, default=40, help="tasks of induction with search (default 40)")
@@ -191,16 +201,15 @@ def main(argv: list[str]) -> None:
         raise UserError(f"there is no {', no '.join(missing)}; name files that are there, before hours are spent")
     ranks = setup(config.train.device, config.train.threads)
     try:
-        table = arms_table(config, arguments.seeds, arms, ranks)
+        table = arms_table(config, arguments.seeds, arms, ranks, arguments.finished)
         if not ranks.is_main:
             return
         report: dict[str, Any] = {
             "command": f"python -m train.proof {' '.join(argv)}",
-            "seeds_done": arguments.seeds,
             "machine": machine(),
             "gain": gain(table),
         }
-        if "verified" in arms:
+        if marks_of(configured(config, 0, "verified")) is not None:
             report |= evidence(config, arguments.written, arguments.searched, arguments.people)
         report |= {
             name: json.loads(path.read_text("utf-8"))

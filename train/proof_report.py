@@ -62,8 +62,7 @@ def markdown(report: Mapping[str, Any], pictures: bool) -> str:
         [
             "# The model writes the instructions, a program judges them",
             "",
-            f"`{report['command']}`; {report['seeds_done']} seeds; "
-            + ", ".join(f"{key} {value}" for key, value in report["machine"].items()),
+            f"`{report['command']}`; " + ", ".join(f"{key} {value}" for key, value in report["machine"].items()),
             "",
             *_gain(report["gain"], pictures),
             *(_yield(report["yield"]) if "yield" in report else []),
@@ -101,6 +100,7 @@ def _gain(gain: Mapping[str, Any], pictures: bool) -> Iterator[str]:
     arms = [arm for arm in ARMS if arm in gain["arms"]]
     yield f"| asked | base | {' | '.join(arms)} |"
     yield "|---|---|" + "---|" * len(arms)
+    yield f"| *seeds* | | {' | '.join(str(len(gain['arms'][arm]['seeds'])) for arm in arms)} |"
     for kind in KINDS:
         base = mean(gain["arms"][arms[0]][kind]["direct"], 0)
         cells = [_cell(gain["arms"][arm][kind], kind) for arm in arms]
