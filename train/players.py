@@ -251,7 +251,7 @@ def _learn(
         loaded,
         proposer.questions(pool, config.prompts, f"round {number}") if questions is None else questions,
         proposer if questions is None else verifier,
-        evaluate=lambda: measure(loaded, held_out, verifier, config.answer_tokens, ranks),
+        evaluate=lambda: measure(loaded, held_out, {"": verifier}, config.answer_tokens, ranks),
         ranks=ranks,
     )
     try:

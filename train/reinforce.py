@@ -9,12 +9,14 @@
 Methods and their sources stand in `train.advantages`, rewards in `instruct.rewards`, sampling in `train.rollouts`.
 
 Each step writes a record of the kind "rollouts" (reward, kl, entropy, length, repetition, unfinished, silent), which
-`train.health` judges: a run that goes wrong stops and says why. Each evaluation answers held-out questions greedily.
+`train.health` judges: a run that goes wrong stops and says why. Each evaluation answers held-out questions greedily and
+says the mean reward of each kind; with another reward than the verifier, of the world's questions also the share that
+is truly right (KIND_right), so that a reward that is being outwitted can be seen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -137,16 +139,25 @@ def _from_files(data: QuestionData, asked: int) -> tuple[list[Question], dict[st
 
 
 def measure(
-    loaded: LoadedModel, held_out: dict[str, list[Question]], reward: Reward, new_tokens: int, ranks: Ranks
+    loaded: LoadedModel,
+    held_out: Mapping[str, Sequence[Question]],
+    rewards: Mapping[str, Reward],
+    new_tokens: int,
+    ranks: Ranks,
 ) -> dict[str, float]:
-    """The mean reward of greedy answers, by kind."""
+    """The mean of each reward over greedy answers, by kind of question; the name of a reward is put behind the kind."""
     share = sharing(ranks)
 
-    def judged(part: Sequence[Question]) -> list[float]:
+    def judged(part: Sequence[Question]) -> list[tuple[float, ...]]:
         said = complete(loaded, [question.conversation for question in part], new_tokens, batch_rows=128)
-        return reward(part, said)
+        return list(zip(*(reward(part, said) for reward in rewards.values())))
 
-    return {kind: sum(share(judged, asked)) / len(asked) for kind, asked in held_out.items() if asked}
+    figures = {}
+    for kind, asked in held_out.items():
+        if asked:
+            columns = zip(*share(judged, asked))
+            figures |= {f"{kind}{name}": sum(column) / len(asked) for name, column in zip(rewards, columns)}
+    return figures
 
 
 # The run -------------------------------------------------------------------------------------------------------------
@@ -190,13 +201,16 @@ def build_trainer(config: ReinforceConfig, ranks: Ranks, fresh: bool = False) ->
     course = Course(config.data.curriculum, config.seed)
     questions, held_out = questions_of(config, course)
     reward = make_reward(config.reward, course.verifier)
+    rewards = {"": reward}
+    if config.reward.kind != "verifier" and not config.data.paths:
+        rewards["_right"] = make_reward(RewardConfig(), course.verifier)
     trainer = policy_trainer(
         config,
         run,
         loaded,
         questions,
         reward,
-        evaluate=lambda: measure(loaded, held_out, reward, config.answer_tokens, ranks),
+        evaluate=lambda: measure(loaded, held_out, rewards, config.answer_tokens, ranks),
         ranks=ranks,
         fresh=fresh,
     )
