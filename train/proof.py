@@ -36,6 +36,7 @@ from train.rounds import RoundsConfig, arm_folder, marks_of, run
 from train.run import write_text
 
 HEADLINE = "open"  # kinds of question: not in the seeds, free to be discovered. "compositions" stay out of all training
+EVIDENCE = "evidence.json"
 INDUCED = 300  # tasks of induction of each kind, at most
 
 
@@ -142,7 +143,18 @@ def gain(table: Mapping[str, Mapping[str, Mapping[int, Any]]]) -> dict[str, Any]
 
 
 def evidence(config: RoundsConfig, written: int, searched: int, people: Path | None) -> dict[str, Any]:
-    """What `train.evidence` measures, of the first seed: of its base, and of its last verified model."""
+    """What `train.evidence` measures, of the first seed: of its base, and of its last verified model. Kept in the run
+    folder, and measured anew only where something else is asked for."""
+    path = Path(config.run) / EVIDENCE
+    asked = {"written": written, "searched": searched, "people": people and people.name}
+    if path.exists() and (found := json.loads(path.read_text("utf-8")))["asked"] == asked:
+        return found["figures"]
+    figures = measured(config, written, searched, people)
+    write_text(path, json.dumps({"asked": asked, "figures": figures}, ensure_ascii=False) + "\n")
+    return figures
+
+
+def measured(config: RoundsConfig, written: int, searched: int, people: Path | None) -> dict[str, Any]:
     one = configured(config, 0, "verified")
     course = Course(one.curriculum, one.seed)
     seeds = list(read_records(Path(one.run) / "seeds.jsonl"))
