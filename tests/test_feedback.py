@@ -97,7 +97,7 @@ def test_a_rater_is_as_often_wrong_as_one_says():
 
 def tiny(folder, *overrides) -> FeedbackConfig:
     names = ", ".join(f'"{name}"' for name in OPERATIONS)
-    short = ("steps=2", "batch_size=2", "save_every=1", "evaluate_every=2")
+    short = ("steps=2", "batch_size=2", "save_every=1", "evaluate_every=2", "compile=off")
     settings = [
         f"run={folder}/run", f"bases={folder}/base", "exam=2", f"curriculum.operations=[{names}]",
         "curriculum.compositions=12", "curriculum.held_out=5", "curriculum.depth3=12", "reinforce.group=2",

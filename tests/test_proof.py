@@ -8,8 +8,10 @@ import pytest
 
 from configs import UserError
 from instruct.exam import KINDS
+from train import proof
 from train.proof import audited_file, gain, main
 from train.proof_report import markdown
+from train.rounds import RoundsConfig
 
 
 def marks(value: float) -> dict:
@@ -72,3 +74,12 @@ def test_public_data_is_audited_and_its_places_are_shown(tmp_path):
 def test_wrong_input_is_one_sentence(arguments):
     with pytest.raises(UserError):
         main(["configs/construct.toml", *arguments])
+
+
+def test_evidence_is_measured_once_for_what_is_asked(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(proof, "measured", lambda *settings: asked.append(settings[1:]) or {"yield": {"new": 0.5}})
+    config = RoundsConfig(run=str(tmp_path))
+    for written in (100, 100, 200, 200):
+        assert proof.evidence(config, written, 4, None) == {"yield": {"new": 0.5}}
+    assert asked == [(100, 4, None), (200, 4, None)]
