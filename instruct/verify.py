@@ -46,7 +46,7 @@ from instruct.audit import Fault, audit, repaired
 from instruct.records import Decision, Record
 from instruct.world.behaviour import Behaviour
 from instruct.world.operation import Undefined
-from instruct.world.parse import Ambiguous, Parser, Reading, Unreadable
+from instruct.world.parse import Ambiguous, Misfit, Parser, Reading, Unreadable
 from instruct.world.program import IllTyped, Program, normalise, read_value, world
 
 LONGEST = 400  # characters of an instruction, an input or an answer
@@ -136,10 +136,10 @@ class Verifier:
             return self.parser.parse(instruction)
         except Ambiguous as error:
             return Decision("ambiguous", str(error))
-        except Unreadable as error:
-            return Decision("type" if "does not fit together" in str(error) else "parse", str(error))
-        except IllTyped as error:
+        except (Misfit, IllTyped) as error:
             return Decision("type", str(error))
+        except Unreadable as error:
+            return Decision("parse", str(error))
 
     def _answer(self, reading: Reading, input: str) -> str | Decision:
         """V2 and V3 on the item's own input: what the interpreter answers."""

@@ -52,6 +52,10 @@ class Unreadable(UserError):
         super().__init__(f"cannot read {text!r}: {where!r} {why}")
 
 
+class Misfit(Unreadable):
+    """The words name operations, but these do not fit together."""
+
+
 class Ambiguous(UserError):
     """Several programs of different behaviour are meant: `readings`."""
 
@@ -217,7 +221,7 @@ class Parser:
                 try:
                     found[self._reading(Program(steps), base, language)] = None
                 except (IllTyped, Undefined) as error:
-                    problem = problem or Unreadable(text, text, f"does not fit together ({error})")
+                    problem = problem or Misfit(text, text, f"does not fit together ({error})")
             problem = problem or (None if phrases else Unreadable(text, chart.stumbling_block()))
         if not found:
             raise problem or Unreadable(text, text)
