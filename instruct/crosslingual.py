@@ -3,7 +3,7 @@
     exposure = Exposure(seed=0)                         # which countries and animals are spoken of in English only
     Teacher(exposure).lessons(20_000, seed=0)           # everything that a model is taught
     Teacher(exposure, lexicon=False).lessons(...)       # the same without the translations of those names
-    exposure.questions("capital", english_only=True)    # in Chinese, in words that no lesson has
+    exposure.questions("capital", english_only=True)    # in Chinese; with new_words=True in words that no lesson has
 
 The question of the experiment: does a model that constructs instructions know more than it can say at once? Facts of
 some countries and animals are stated in English only. Their names are translated in a lexicon, and Chinese questions
@@ -23,8 +23,9 @@ taught without any name in it.
 
 The chain of `UNTAUGHT` is in no lesson, neither as a chain nor as a plan.
 
-Unseen wordings: the last phrase of each operation (`Phrases.held_out`) with all frames of the grammar, and the
-questions of `teach.ASKED` around its nouns. Lessons use neither.
+Wordings. A question may be in training words of the grammar: those in which lessons ask about the control set. Or in
+new words: half with the last phrase of each operation (`Phrases.held_out`), half the questions of `teach.ASKED` around
+its nouns; lessons use neither, and what a word means that it has never met, a small model can only guess.
 
 What it leaves out. Translation of whole questions that hold a name; facts that a model could reach through a third
 language.
@@ -148,22 +149,30 @@ class Exposure:
         return frozenset(found[True] - found[False])
 
     def questions(
-        self, name: str, english_only: bool, wordings: int = 2, beside: bool = False, seed: int = 0
+        self,
+        name: str,
+        english_only: bool,
+        wordings: int = 2,
+        beside: bool = False,
+        seed: int = 0,
+        new_words: bool = False,
     ) -> list[Question]:
-        """All questions of a relation: `wordings` in held-out words of the grammar, and as many of `ASKED`; about
-        facts with distinct answers only where the answers are entities. `beside`: about a name that is given beside
-        the question, in held-out words of the grammar only."""
+        """All questions of a relation, each in twice `wordings` wordings (see the head); about facts with distinct
+        answers only where the answers are entities. `beside`: about a name that is given beside the question, in
+        `wordings` words of the grammar."""
         program = Program.read(name)
         base = Program(tuple(step for step in program.steps if step.name not in SPELLING))
-        rng = random.Random(f"questions {seed} {name} {english_only} {beside}")
+        rng = random.Random(f"questions {seed} {name} {english_only} {beside} {new_words}")
         distinct_only = base.steps[-1].name not in FEW
         asked = []
         for fact in self.facts[str(base)]:
             if fact.english_only != english_only or (distinct_only and not fact.distinct):
                 continue
             literal = None if beside else fact.given.zh
-            texts = [grammar().phrase(program, rng, "zh", True, literal) for _ in range(wordings)]
-            texts += [] if beside else [_as_people_ask(program, literal, rng) for _ in range(wordings)]
+            texts = [grammar().phrase(program, rng, "zh", new_words, literal) for _ in range(wordings)]
+            for _ in range(0 if beside else wordings):
+                said = grammar().phrase(program, rng, "zh", literal=literal)
+                texts.append(_as_people_ask(program, literal, rng) if new_words else unquoted(said))
             for text in texts:
                 asked.append(_question(name, text, fact.given.zh, beside))
         return asked

@@ -16,7 +16,8 @@ the translations of the names that are English-only. Then every question is answ
     control       constructed minus direct where the facts were taught in Chinese too: near zero
 
 Every step is carried out by the model itself (`instruct.execute.carry_out`), no program helps. `direct`, `constructed`
-and so on in the report are means over the relations whose answers are entities (`ENTITIES`), on English-only facts.
+and so on in the report are means over the relations whose answers are entities (`ENTITIES`), on English-only facts,
+asked for in words in which lessons ask about others; beside them stand the same figures for words that no lesson has.
 What goes wrong in a constructed answer is counted by the first step at fault.
 
 Writes `crosslingual.json` and `crosslingual.md`. What is finished is not done again: a run folder has `seed0/full`,
@@ -88,7 +89,8 @@ class CrosslingualConfig:
 
     lessons        that are drawn, at most; where the steps ask for more, they are met again
     english_only   share of the countries and animals whose facts are never stated in Chinese
-    wordings       of each question, in held-out words of the grammar; as many again in words it does not know
+    wordings       of each question are twice as many: half are as the grammar says it; the others, of questions in new
+                   words, in words that it does not know
     """
 
     run: str = "runs/crosslingual"
@@ -196,20 +198,21 @@ class Measuring:
         self.index = BM25([text for text, _ in self.known])
 
     def marks(self) -> dict[str, Any]:
-        """{"relations", "two_hops", "planning": {name: figures}, "errors": counts}."""
+        """{"relations", "two_hops", "new_words", "planning": {name: figures}, "errors": counts}."""
         errors: Counter[str] = Counter()
         found: dict[str, Any] = {}
         for kind, names in (("relations", RELATIONS), ("two_hops", HOPS)):
             found[kind] = {name: self.relation(name, errors if name in ENTITIES else Counter()) for name in names}
+        found["new_words"] = {name: self.relation(name, Counter(), new_words=True) for name in (*RELATIONS, *HOPS)}
         found["planning"] = {name: self.planning(name) for name in PLANNED}
         found["errors"] = dict(errors)
         return found
 
-    def relation(self, name: str, errors: Counter[str]) -> dict[str, Any]:
+    def relation(self, name: str, errors: Counter[str], new_words: bool = False) -> dict[str, Any]:
         """Shares of right answers by every way; `errors` counts the constructed ones by where they fail."""
-        asked = self._questions(name, True)
+        asked = self._questions(name, True, new_words=new_words)
         figures: dict[str, Any] = {way: share(answers, asked) for way, answers in self._ways(asked, errors).items()}
-        control = self._questions(name, False)
+        control = self._questions(name, False, new_words=new_words)
         figures["control_direct"] = share(self._directly(control), control)
         figures["control_constructed"] = share(answers_of(self._constructed(self.full, control)), control)
         figures["control"] = figures["control_constructed"] - figures["control_direct"]
@@ -231,8 +234,10 @@ class Measuring:
             "asked": len(asked),
         }
 
-    def _questions(self, name: str, english_only: bool, beside: bool = False) -> list[Question]:
-        return self.exposure.questions(name, english_only, self.config.wordings, beside, self.config.seed)
+    def _questions(
+        self, name: str, english_only: bool, beside: bool = False, new_words: bool = False
+    ) -> list[Question]:
+        return self.exposure.questions(name, english_only, self.config.wordings, beside, self.config.seed, new_words)
 
     def _ways(self, asked: Sequence[Question], errors: Counter[str]) -> dict[str, list[str]]:
         rng = random.Random(f"random chains {self.config.seed} {asked[0].program}")
@@ -323,6 +328,7 @@ def combined(per_seed: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "entities": list(ENTITIES),
         "few_answers": list(FEW),
         "two_hops": means("two_hops"),
+        "new_words": means("new_words"),
         "planning": means("planning"),
         "untaught_chain": {"relation": UNTAUGHT, **relations[UNTAUGHT]},
         "errors": {key: count / errors.total() for key, count in errors.most_common()},

@@ -11,6 +11,8 @@ the right answers here: each method learns from answers of the base (or of itsel
     reward                                   a reward model of these pairs, then policy gradient with it alone:
                                              does the true reward follow?
     players                                  `train.players`: half of the steps for the proposer, half for the solver
+    sft, adapters                            `train.sft` on another task, of all weights and of adapters: these learn
+                                             from right answers, and only their own two gains can be compared
 
 Policy gradient samples steps x batch_size x group answers, pairs are made of questions x samples answers; the two
 numbers must be equal, and so must that of `players`. What else an arm costs is counted as CPU time.
@@ -39,7 +41,9 @@ from instruct.pairs import make_pairs
 from instruct.raters import Rater, Rightness
 from instruct.rewards import RewardConfig as RewardKind
 from model.load import load_run
+from model.lora import LoraConfig
 from train.advantages import METHODS
+from train.answers import accuracy
 from train.distributed import Ranks, setup, teardown
 from train.feedback_report import figures_of, write
 from train.players import PlayersConfig, play
@@ -49,9 +53,11 @@ from train.reinforce import ReinforceConfig, reinforce
 from train.reward import RewardConfig, train_reward
 from train.rounds import sharing
 from train.run import read_metrics, write_text
+from train.sft import SftConfig, fine_tune, questions_of, read_instructions
 
 NOISE = {"dpo-10": 0.1, "dpo-20": 0.2, "dpo-30": 0.3}
-ARMS = (*METHODS, *get_args(Kind), *NOISE, "reward", "players")
+TUNED = ("sft", "adapters")
+ARMS = (*METHODS, *get_args(Kind), *NOISE, "reward", "players", *TUNED)
 MARKS = "marks.json"
 
 
@@ -73,6 +79,8 @@ class FeedbackConfig:
     prefer: PreferConfig = field(default_factory=PreferConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     players: PlayersConfig = field(default_factory=PlayersConfig)
+    sft: SftConfig = field(default_factory=SftConfig)
+    adapters: SftConfig = field(default_factory=lambda: SftConfig(lora=LoraConfig(rank=16)))
 
     def __post_init__(self):
         problems = [f"exam must be positive, got {self.exam}"] if self.exam < 1 else []
@@ -81,6 +89,8 @@ class FeedbackConfig:
             for name, count in (("prefer", self.paired), ("players", self.played))
             if count != self.sampled
         ]
+        if self.sft.lora.rank or not self.adapters.lora.rank:
+            problems.append("adapters.lora.rank must be positive, and sft.lora.rank 0")
         check(problems)
 
     @property
@@ -136,6 +146,8 @@ class Arms:
             return self._played(run)
         if name == "reward":
             return self._by_reward_model(run)
+        if name in TUNED:
+            return self._tuned(run, getattr(self.config, name))
         if name in METHODS:
             return self._followed(run, self._reinforced(run, RewardKind(), name), "rollouts")
         kind = "dpo" if name in NOISE else name
@@ -197,6 +209,17 @@ class Arms:
             if record["kind"] in ("rollouts", "evaluation")
         ]
         return parts[-1], {"stopped": None, "records": records}
+
+    def _tuned(self, run: Path, config: SftConfig) -> tuple[Path, dict[str, Any]]:
+        """With the accuracy on held-out questions of the task before and after."""
+        config = replace(config, run=str(run), init=self.base, seed=self.seed)
+        questions = questions_of(read_instructions(config.data, self.seed)[1])[: config.asked or None]
+        fine_tune(config, self.ranks)
+        found = []
+        for loaded in (load_run(self.base), load_run(run)):
+            model = loaded.model.to(self.ranks.device)
+            found.append(accuracy(model, loaded.tokenizer, loaded.chat, questions, config.answer_tokens, self.ranks))
+        return run, {"stopped": None, "records": [], "task": dict(zip(("before", "after"), found))}
 
     def pairs(self, noise: float) -> Path:
         """The file of the base's pairs, judged by a rater that errs so often; made where it is not there yet."""

@@ -33,12 +33,31 @@ Table = Mapping[str, Mapping[int, Mapping[str, Any]]]
 def figures_of(table: Table) -> dict[str, Any]:
     """Points over the base of every arm within each seed, and what each cost and how it went."""
     base = table["base"]
-    arms = {name: _arm(found, base) for name, found in table.items() if name != "base" and found}
+    tuned = {name: table.get(name, {}) for name in ("sft", "adapters")}
+    arms = {name: _arm(found, base) for name, found in table.items() if found and name not in ("base", *tuned)}
     return {
         "headline": HEADLINE,
         "gains": {name: arm["points"][HEADLINE]["mean"] for name, arm in arms.items()},
         "base": {kind: statistics.mean(one["marks"][kind]["direct"] for one in base.values()) for kind in KINDS},
         "arms": arms,
+        "adapters": _adapters(**tuned),
+    }
+
+
+def _adapters(sft: Mapping[int, Mapping[str, Any]], adapters: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+    """Tuning of all weights beside that of adapters, in the seeds that have both; {} without any."""
+    seeds = sorted({*sft} & {*adapters})
+    if not seeds:
+        return {}
+    before = [sft[seed]["task"]["before"] for seed in seeds]
+    full, few = ([arm[seed]["task"]["after"] for seed in seeds] for arm in (sft, adapters))
+    gain = sum(full) - sum(before)
+    return {
+        "seeds": seeds,
+        "before": before,
+        "all_weights": full,
+        "adapters": few,
+        "fraction": (sum(few) - sum(before)) / gain if gain > 0 else None,
     }
 
 
@@ -115,6 +134,17 @@ def page(report: Mapping[str, Any], pictures: bool) -> Iterator[str]:
         yield ""
     if "reward" in arms:
         yield from _reward_model(arms["reward"])
+    if tuned := report["adapters"]:
+        before, full, few = (statistics.mean(tuned[key]) for key in ("before", "all_weights", "adapters"))
+        share = "" if tuned["fraction"] is None else f", {tuned['fraction']:.0%} of the gain"
+        yield "## Adapters"
+        yield ""
+        yield (
+            f"Tuned for another task on equally many lessons, the bases answer {before:.1%} of its held-out questions "
+            f"before, {full:.1%} after tuning all weights and {few:.1%} after tuning adapters{share} "
+            f"({len(tuned['seeds'])} seed{'s' * (len(tuned['seeds']) > 1)})."
+        )
+        yield ""
 
 
 def _points(found: Mapping[str, Any]) -> str:

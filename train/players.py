@@ -166,9 +166,7 @@ class Proposer:
             for question, item in zip(questions, items)
         ]
         counts = Counter(meanings)
-        return [
-            0.0 if item is None else worth(rates[item]) / counts[meaning] for item, meaning in zip(items, meanings)
-        ]
+        return [0.0 if item is None else worth(rates[item]) / counts[meaning] for item, meaning in zip(items, meanings)]
 
     def harvest(self, pool: Pool, number: int, ranks: Ranks) -> list[tuple[Item, float]]:
         """Different proposals of the model as it is that are solved sometimes, with their rates."""
