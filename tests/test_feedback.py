@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from configs import ConfigError, UserError, load
+from configs import UserError, load
 from data.chat import ChatFormat
 from data.preferences import Preference, read_preferences
 from instruct import lessons
@@ -172,8 +172,11 @@ def test_an_arm_that_health_stops_keeps_its_last_marks(folder):
 
 
 def test_unequal_numbers_of_answers_are_refused(folder):
-    with pytest.raises(ConfigError, match="reinforce samples 8 answers, prefer 10"):
-        tiny(folder, "prefer.data.pairs.questions=5")
+    tiny(folder).require_comparable()
+    with pytest.raises(UserError, match="reinforce samples 8 answers, prefer 10"):
+        tiny(folder, "prefer.data.pairs.questions=5").require_comparable()
+    with pytest.raises(UserError, match="above 0"):
+        tiny(folder, "adapters.lora.rank=0").require_comparable()
 
 
 @pytest.mark.parametrize(

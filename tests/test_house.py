@@ -19,6 +19,8 @@ from train.classify import ClassifyConfig
 from train.crosslingual import CrosslingualConfig
 from train.embed import EmbedConfig
 from train.extract import ExtractConfig
+from train.feedback import FeedbackConfig
+from train.players import PlayersConfig
 from train.prefer import PreferConfig
 from train.pretrain import PretrainConfig
 from train.reinforce import ReinforceConfig
@@ -206,6 +208,8 @@ NAMED = {
     "crosslingual": CrosslingualConfig,
     "extract": ExtractConfig,
     "embed": EmbedConfig,
+    "feedback": FeedbackConfig,
+    "players": PlayersConfig,
     "prefer": PreferConfig,
     "reward": RewardConfig,
 }

@@ -41,7 +41,6 @@ from instruct.pairs import make_pairs
 from instruct.raters import Rater, Rightness
 from instruct.rewards import RewardConfig as RewardKind
 from model.load import load_run
-from model.lora import LoraConfig
 from train.advantages import METHODS
 from train.answers import accuracy
 from train.distributed import Ranks, setup, teardown
@@ -80,18 +79,19 @@ class FeedbackConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     players: PlayersConfig = field(default_factory=PlayersConfig)
     sft: SftConfig = field(default_factory=SftConfig)
-    adapters: SftConfig = field(default_factory=lambda: SftConfig(lora=LoraConfig(rank=16)))
+    adapters: SftConfig = field(default_factory=SftConfig)
 
     def __post_init__(self):
-        problems = [f"exam must be positive, got {self.exam}"] if self.exam < 1 else []
-        problems += [
-            f"reinforce samples {self.sampled:,} answers, {name} {count:,}: they must be equally many"
-            for name, count in (("prefer", self.paired), ("players", self.played))
-            if count != self.sampled
-        ]
+        check([f"exam must be positive, got {self.exam}"] if self.exam < 1 else [])
+
+    def require_comparable(self) -> None:
+        """Raises UserError where arms would learn from different numbers of answers, or both tunings of the same
+        weights."""
         if self.sft.lora.rank or not self.adapters.lora.rank:
-            problems.append("adapters.lora.rank must be positive, and sft.lora.rank 0")
-        check(problems)
+            raise UserError("set adapters.lora.rank above 0, and sft.lora.rank to 0: these two are to be compared")
+        for name, count in (("prefer", self.paired), ("players", self.played)):
+            if count != self.sampled:
+                raise UserError(f"reinforce samples {self.sampled:,} answers, {name} {count:,}; make them equally many")
 
     @property
     def sampled(self) -> int:
@@ -267,6 +267,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--out", default="results", help="folder of feedback.json, .md, .png (default results)")
     arguments = parser.parse_intermixed_args(argv)
     config = load(FeedbackConfig, arguments.config, arguments.overrides)
+    config.require_comparable()
     arms = arguments.arms.split(",")
     if unknown := sorted(set(arms) - set(ARMS)):
         raise UserError(f"unknown arm {', '.join(unknown)}: arms are {', '.join(ARMS)}")
