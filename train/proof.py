@@ -131,11 +131,13 @@ def gain(table: Mapping[str, Mapping[str, Mapping[int, Any]]]) -> dict[str, Any]
             "seeds": len(points),
             "seeds_positive": sum(each > 0 for each in points),
             "recovered_fraction": None,
+            "recovered_seeds": 0,
         }
         if "interpreter" in table:
             three = ["verified", "seeds", "interpreter"]
-            ours, ceiling = (sum(over_seeds(arm, kind, three)) for arm in ("verified", "interpreter"))
-            figures[kind]["recovered_fraction"] = ours / ceiling if ceiling > 0 else None
+            ours, ceiling = (over_seeds(arm, kind, three) for arm in ("verified", "interpreter"))
+            figures[kind]["recovered_seeds"] = len(ours)
+            figures[kind]["recovered_fraction"] = sum(ours) / sum(ceiling) if sum(ceiling) > 0 else None
     return figures | figures.get(HEADLINE, {})
 
 

@@ -83,7 +83,10 @@ def _gain(gain: Mapping[str, Any], pictures: bool) -> Iterator[str]:
             f"points** over the seeds alone at equal tokens ({_certainty(gain)})."
         )
         yield ""
-        yield "| asked | points | 95 % interval over seeds | positive | of the gain with the interpreter's answers |"
+        yield (
+            "| asked | points | 95 % interval over seeds | positive | "
+            f"of the gain with the interpreter's answers{_within(gain)} |"
+        )
         yield "|---|---|---|---|---|"
         for kind in KINDS:
             row = gain[kind]
@@ -127,12 +130,17 @@ def _gain(gain: Mapping[str, Any], pictures: bool) -> Iterator[str]:
     yield ""
 
 
+def _within(gain: Mapping[str, Any]) -> str:
+    """Where the ceiling has fewer seeds than the gain: in how many both are compared."""
+    return "" if gain["recovered_seeds"] in (0, gain["seeds"]) else f", {gain['recovered_seeds']} seeds"
+
+
 def _certainty(gain: Mapping[str, Any]) -> str:
     low, high = gain["interval"]
     recovered = gain["recovered_fraction"]
     return (
         f"95 % interval over seeds {low:+.1f} to {high:+.1f}; positive in {gain['seeds_positive']} of {gain['seeds']} "
-        "seeds" + (f"; {recovered:.0%} of what the interpreter's answers add" if recovered is not None else "")
+        "seeds" + ("" if recovered is None else f"; {recovered:.0%} of what the interpreter's answers add{_within(gain)}")
     )
 
 
