@@ -186,7 +186,7 @@ def audited_file(path: Path) -> dict[str, Any]:
     """What the audit finds in public data; places without the folder."""
     found = audit_summary(str(path))
     faults = [{**fault, "place": fault["place"].replace(str(path), path.name)} for fault in found["faults"]]
-    return {**found, "file": path.name, "faults": faults}
+    return {**found, "file": f"{path.parent.name}/{path.name}", "faults": faults}
 
 
 def main(argv: list[str]) -> None:

@@ -137,11 +137,11 @@ def _within(gain: Mapping[str, Any]) -> str:
 
 def _certainty(gain: Mapping[str, Any]) -> str:
     low, high = gain["interval"]
-    recovered = gain["recovered_fraction"]
-    return (
-        f"95 % interval over seeds {low:+.1f} to {high:+.1f}; positive in {gain['seeds_positive']} of {gain['seeds']} "
-        "seeds" + ("" if recovered is None else f"; {recovered:.0%} of what the interpreter's answers add{_within(gain)}")
-    )
+    said = f"95 % interval over seeds {low:+.1f} to {high:+.1f}"
+    said += f"; positive in {gain['seeds_positive']} of {gain['seeds']} seeds"
+    if gain["recovered_fraction"] is None:
+        return said
+    return f"{said}; {gain['recovered_fraction']:.0%} of what the interpreter's answers add{_within(gain)}"
 
 
 def _cell(figures: Mapping[str, Any], kind: str) -> str:
