@@ -17,7 +17,10 @@ from random import Random
 from types import SimpleNamespace
 from typing import ClassVar
 
+import torch
+
 from data.chat import ChatFormat, Conversation
+from data.tokenizer import Tokenizer
 from instruct import lessons
 from instruct.curriculum import Course, CurriculumConfig
 from instruct.records import Record
@@ -25,8 +28,10 @@ from instruct.world.operation import Undefined
 from instruct.world.parse import Ambiguous, Unreadable
 from instruct.world.program import IllTyped, Program
 from instruct.world.splits import draw_input, skeletons, variants
+from model import LanguageModel, ModelConfig
 from model.complete import Completion
-from model.load import LoadedModel
+from model.load import LoadedModel, model_files
+from model.storage import checkpoint_folder, write_folder
 
 OPERATIONS = (
     *("reverse_list", "first", "sort_up", "sum", "largest", "double_each"),
@@ -212,3 +217,11 @@ def oracle_of(course: Course, monkeypatch, **spoiled: float) -> tuple[LoadedMode
     monkeypatch.setattr("instruct.propose.complete_prompts", oracle.complete_prompts)
     model = SimpleNamespace(config=SimpleNamespace(context=LONG))
     return LoadedModel(model, Letters(), ChatFormat(), Path("oracle")), oracle
+
+
+def untaught(folder: Path, tokenizer: Tokenizer) -> Path:
+    """A run folder with a model of width 32 that knows nothing."""
+    torch.manual_seed(0)
+    model = LanguageModel(ModelConfig(vocab_size=tokenizer.vocab_size, context=192, width=32, layers=2, heads=2))
+    write_folder(checkpoint_folder(folder, 1), model_files(model, tokenizer, ChatFormat()))
+    return folder

@@ -5,18 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-import torch
 
 from configs import UserError, load
-from data.chat import ChatFormat
 from data.preferences import Preference, read_preferences
 from instruct import lessons
 from instruct.exam import KINDS
 from instruct.raters import Rater, Rightness
-from model import LanguageModel, ModelConfig
-from model.load import model_files
-from model.storage import checkpoint_folder, write_folder
-from tests.oracle import OPERATIONS, shared_course, shared_seeds
+from tests.oracle import OPERATIONS, shared_course, shared_seeds, untaught
 from train import feedback
 from train.distributed import Ranks
 from train.feedback import Arms, FeedbackConfig, judged, main, table_of
@@ -120,11 +115,8 @@ def tiny(folder, *overrides) -> FeedbackConfig:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, small_tokenizer):
-    """Of a base of width 32 that knows nothing."""
-    torch.manual_seed(0)
-    model = LanguageModel(ModelConfig(vocab_size=small_tokenizer.vocab_size, context=192, width=32, layers=2, heads=2))
     folder = tmp_path_factory.mktemp("feedback")
-    write_folder(checkpoint_folder(folder / "base", 1), model_files(model, small_tokenizer, ChatFormat()))
+    untaught(folder / "base", small_tokenizer)
     return folder
 
 

@@ -6,20 +6,15 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-import torch
 
 from configs import ConfigError, UserError, load
-from data.chat import ChatFormat
 from data.formats import read_rows
-from data.tokenizer import Tokenizer
 from instruct import lessons
 from instruct.propose import Pool
 from instruct.rewards import Question
-from model import LanguageModel, ModelConfig
 from model.complete import Completion
-from model.load import model_files
-from model.storage import checkpoint_folder, newest_intact, write_folder
-from tests.oracle import OPERATIONS, oracle_of, shared_course, shared_seeds
+from model.storage import newest_intact
+from tests.oracle import OPERATIONS, oracle_of, shared_course, shared_seeds, untaught
 from train import players
 from train.distributed import Ranks
 from train.players import PlayersConfig, Proposer, play, worth
@@ -112,13 +107,8 @@ def test_the_harvest_is_what_is_solved_sometimes(course, monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, small_tokenizer: Tokenizer):
-    """A model of width 32 that knows nothing."""
-    torch.manual_seed(0)
-    model = LanguageModel(ModelConfig(vocab_size=small_tokenizer.vocab_size, context=192, width=32, layers=2, heads=2))
-    folder = tmp_path_factory.mktemp("base") / "run"
-    write_folder(checkpoint_folder(folder, 1), model_files(model, small_tokenizer, ChatFormat()))
-    return folder
+def base(tmp_path_factory, small_tokenizer):
+    return untaught(tmp_path_factory.mktemp("base") / "run", small_tokenizer)
 
 
 def test_a_proposer_without_ideas_is_one_sentence(base, tmp_path):

@@ -9,11 +9,10 @@ import torch
 
 from configs import ConfigError, UserError, load
 from data.chat import ChatFormat
-from data.tokenizer import Tokenizer
 from model import LanguageModel, ModelConfig
 from model.load import load_run, model_files
 from model.storage import checkpoint_folder, decode_tensors, newest_intact, write_folder
-from tests.oracle import OPERATIONS
+from tests.oracle import OPERATIONS, untaught
 from tests.ranks import on_ranks
 from train.advantages import METHODS
 from train.distributed import Ranks
@@ -33,13 +32,8 @@ def never(prompt: str, answer: str, expected: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory, small_tokenizer: Tokenizer):
-    """A model of width 32 that knows nothing."""
-    torch.manual_seed(0)
-    model = LanguageModel(ModelConfig(vocab_size=small_tokenizer.vocab_size, context=192, width=32, layers=2, heads=2))
-    folder = tmp_path_factory.mktemp("base") / "run"
-    write_folder(checkpoint_folder(folder, 1), model_files(model, small_tokenizer, ChatFormat()))
-    return folder
+def base(tmp_path_factory, small_tokenizer):
+    return untaught(tmp_path_factory.mktemp("base") / "run", small_tokenizer)
 
 
 @pytest.fixture(scope="module")
