@@ -1,4 +1,4 @@
-"""The model writes instructions: nine ways, one pass.
+"""The model writes instructions: eight ways, one pass.
 
     python -m instruct.propose RUN SEEDS.jsonl --out FILE [arm=unverified propose.samples=2000 ...]
 

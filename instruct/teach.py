@@ -3,10 +3,14 @@
     conversations = teach(seeds, count=20_000, seed=0)
 
 Every part of `instruct.lessons` that the records have something to say about, in fixed shares: mostly carrying out,
-the rest writing, rewriting, taking apart and guessing. All texts come from the records themselves: a paraphrase is
+the rest writing, rewriting, taking apart and guessing. The texts come from the records themselves: a paraphrase is
 another record with the same behaviour, a plan is made of records of single operations, a deeper instruction is one
-whose program begins with its parent's. So what a model is taught is what its records hold, and nothing else; records
+whose program begins with its parent's. So no meaning is taught that the records do not hold; records
 without programs (free text) give the parts that need none.
+
+Taking apart and putting together are taught with steps that do not fit each other as well ("find the capital, then sort
+the result"), said by the grammar: some dozens of compositions are soon known by heart, and whoever knows them so writes
+these whatever is asked for. Such a chain has no result, so nothing is said of a composition that could be asked for.
 
 Three parts are taught on request (`ON_REQUEST`). Two say in words of the world's grammar what a record holds: a
 question with the record's input inside it ("What is the capital of France?"), and its answer as a sentence. People ask

@@ -42,6 +42,8 @@ def test_arms_are_compared_within_the_seeds_that_they_share():
     found = gain(some)
     assert found["points"] == pytest.approx(100 * (0.3 - 0.1) / 2) and found["seeds"] == 2
     assert found["recovered_fraction"] == pytest.approx(-0.1 / 0.3), "seed 2 is all that the three share"
+    assert found["arms"]["interpreter"]["points"]["open"] == pytest.approx(100 * (0.1 + 0.3) / 2)
+    assert found["arms"]["interpreter"]["shared_seeds"] == 2
     assert found["arms"]["verified"]["seeds"] == [0, 2] and found["arms"]["interpreter"]["seeds"] == [1, 2]
     del some["verified"]["marks"][0], some["verified"]["marks"][2]
     assert "points" not in gain(some)
@@ -55,6 +57,7 @@ def test_without_a_ceiling_or_a_rival_nothing_is_claimed():
 def test_the_page_says_the_gain():
     found = gain(table(seeds=[0.2, 0.2], verified=[0.5, 0.5], interpreter=[0.6, 0.6]))
     page = markdown({"gain": found, "command": "c", "machine": {}}, pictures=False)
+    assert "| interpreter | 2 | +40.0 |" in page
     assert "**+30.0 points**" in page and "2 of 2 seeds" in page and "75% of what the interpreter" in page
 
 
@@ -80,6 +83,7 @@ def test_evidence_is_measured_once_for_what_is_asked(tmp_path, monkeypatch):
     asked = []
     monkeypatch.setattr(proof, "measured", lambda *settings: asked.append(settings[1:]) or {"yield": {"new": 0.5}})
     config = RoundsConfig(run=str(tmp_path))
-    for written in (100, 100, 200, 200):
+    for written, weights in ((100, "a"), (100, "a"), (200, "a"), (200, "a"), (200, "b")):
+        monkeypatch.setattr(proof, "weights_of", lambda config, weights=weights: [weights])
         assert proof.evidence(config, written, 4, None) == {"yield": {"new": 0.5}}
-    assert asked == [(100, 4, None), (200, 4, None)]
+    assert asked == [(100, 4, None), (200, 4, None), (200, 4, None)]

@@ -26,7 +26,8 @@ from instruct.curriculum import Course
 from instruct.exam import KINDS, PLANNED
 from instruct.records import read_records
 from instruct.verify import audit_summary
-from model.load import load_run
+from model.load import WEIGHTS, load_run
+from model.storage import read_manifest
 from train.distributed import Ranks, setup, teardown
 from train.evaluation import interval
 from train.evidence import filter_table, free_writing, induction_table, people_table, recheck
@@ -121,6 +122,10 @@ def gain(table: Mapping[str, Mapping[str, Mapping[int, Any]]]) -> dict[str, Any]
         last = [[table[name]["marks"][seed][-1][kind]["direct"] for seed in sorted(seeds)] for name in (arm, "seeds")]
         return [100 * (one - other) for one, other in zip(*last)]
 
+    for arm in table if "seeds" in table else ():
+        if shared := len(over_seeds(arm, HEADLINE, [arm, "seeds"])):
+            points = {kind: statistics.mean(over_seeds(arm, kind, [arm, "seeds"])) for kind in KINDS}
+            figures["arms"][arm] |= {"points": points, "shared_seeds": shared}
     for kind in KINDS if {"verified", "seeds"} <= table.keys() else ():
         points = over_seeds("verified", kind, ["verified", "seeds"])
         if not points:
@@ -148,7 +153,7 @@ def evidence(config: RoundsConfig, written: int, searched: int, people: Path | N
     """What `train.evidence` measures, of the first seed: of its base, and of its last verified model. Kept in the run
     folder, and measured anew only where something else is asked for."""
     path = Path(config.run) / EVIDENCE
-    asked = {"written": written, "searched": searched, "people": people and people.name}
+    asked = {"written": written, "searched": searched, "people": people and people.name, "weights": weights_of(config)}
     if path.exists() and (found := json.loads(path.read_text("utf-8")))["asked"] == asked:
         return found["figures"]
     figures = measured(config, written, searched, people)
@@ -156,11 +161,22 @@ def evidence(config: RoundsConfig, written: int, searched: int, people: Path | N
     return figures
 
 
+def judged_runs(config: RoundsConfig) -> tuple[Path, Path]:
+    """The base of the first seed, and its last verified model."""
+    one = configured(config, 0, "verified")
+    return Path(one.run) / "base", arm_folder(one) / f"round{one.rounds}" / "train"
+
+
+def weights_of(config: RoundsConfig) -> list[str]:
+    """Hashes of the weights of the models that are judged."""
+    return [read_manifest(load_run(run).folder)[WEIGHTS][1] for run in judged_runs(config)]
+
+
 def measured(config: RoundsConfig, written: int, searched: int, people: Path | None) -> dict[str, Any]:
     one = configured(config, 0, "verified")
     course = Course(one.curriculum, one.seed)
     seeds = list(read_records(Path(one.run) / "seeds.jsonl"))
-    base, last = load_run(Path(one.run) / "base"), load_run(arm_folder(one) / f"round{one.rounds}" / "train")
+    base, last = map(load_run, judged_runs(config))
     figures, judged = free_writing(base, course, seeds, written, 1.0, one.seed)
     kept = [
         record

@@ -109,6 +109,16 @@ def _gain(gain: Mapping[str, Any], pictures: bool) -> Iterator[str]:
         cells = [_cell(gain["arms"][arm][kind], kind) for arm in arms]
         yield f"| {ASKS[kind]} | {base:.1%} | {' | '.join(cells)} |"
     yield ""
+    compared = {arm: gain["arms"][arm] for arm in arms if arm != "seeds" and "points" in gain["arms"][arm]}
+    if compared:
+        yield "Points over the seeds alone, direct answers, mean over the seeds that both arms have:"
+        yield ""
+        yield f"| arm | seeds | {' | '.join(ASKS[kind] for kind in KINDS)} |"
+        yield "|---|---|" + "---|" * len(KINDS)
+        for arm, found in compared.items():
+            cells = [f"{found['points'][kind]:+.1f}" for kind in KINDS]
+            yield f"| {arm} | {found['shared_seeds']} | {' | '.join(cells)} |"
+        yield ""
     if pictures:
         yield "![accuracy by round](construct.png)"
         yield ""
