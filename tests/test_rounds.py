@@ -236,6 +236,20 @@ def test_what_was_made_with_other_settings_is_refused(whole):
             run(other, Ranks())
 
 
+def test_records_are_not_trained_on_with_other_settings(whole, tmp_path, monkeypatch):
+    stopped = copied(whole, tmp_path, "seeds.jsonl", "tokenizer.model", "base")
+
+    def stop(*_, **__):
+        raise Stopped
+
+    monkeypatch.setattr(rounds_module, "lessons_for", stop)
+    with pytest.raises(Stopped):
+        run(stopped, Ranks())
+    assert (arm_folder(stopped) / "round1" / "records.jsonl").exists()
+    with pytest.raises(UserError, match=r"construct\.inputs was "):
+        run(replace(stopped, construct=replace(stopped.construct, inputs=3)), Ranks())
+
+
 def test_fresh_starts_anew_and_deletes_no_other_folder(whole, tmp_path, monkeypatch):
     config = copied(whole, tmp_path / "a", "seeds.jsonl", "base")
     monkeypatch.setattr(rounds_module, "prepare", lambda *arguments: (_ for _ in ()).throw(Stopped))

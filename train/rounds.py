@@ -261,6 +261,8 @@ def run_round(
     folder = arm_folder(config) / f"round{number}"
     path = folder / "records.jsonl"
     writes = config.construct.arm != "seeds"
+    settings = replace(config, rounds=0)  # more rounds may follow
+    RunFolder(folder / "train", ranks.is_main).open(settings)  # before anything is written: records belong to settings
     if writes and not ranks.from_main(path.exists()):
         pool = Pool(seeds, own)
         records = construct(load_run(init), pool, course.verifier, config.construct, number, sharing(ranks))
@@ -270,7 +272,6 @@ def run_round(
     if writes:
         own = own + [record for record in read_records(path) if record.kept]
     rows = partial(lessons_for, config, config.train, seeds, own, tokenizer, salt=number)
-    settings = replace(config, rounds=0)  # more rounds may follow
     state = fit(settings, config.train, folder / "train", init, tokenizer, rows, ranks, config.round_lr)
     return folder / "train", own, state
 
