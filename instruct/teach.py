@@ -12,17 +12,19 @@ Taking apart and putting together are taught with steps that do not fit each oth
 the result"), said by the grammar: some dozens of compositions are soon known by heart, and whoever knows them so writes
 these whatever is asked for. Such a chain has no result, so nothing is said of a composition that could be asked for.
 
-Three parts are taught on request (`ON_REQUEST`). Two say in words of the world's grammar what a record holds: a
-question with the record's input inside it ("What is the capital of France?"), and its answer as a sentence. People ask
-in more ways than the grammar, so some of these questions are in words of `ASKED`, which the parser cannot read. The
-third carries out what must have been read: every fact is equally likely, for each has to be met often, while the rule
-of a list is learnt from any list.
+Four parts are taught on request (`ON_REQUEST`). Three say in words of the world's grammar what a record holds: a
+question with the record's input inside it ("What is the capital of France?"), the same behind words that nobody knows,
+and its answer as a sentence. People ask in more ways than the grammar, so some of these questions are in words of
+`ASKED`, which the parser cannot read; and what is asked for must be found beside words that were never met. The fourth
+carries out what must have been read: every fact is equally likely, for each has to be met often, while the rule of a
+list is learnt from any list.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
+import string
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache
@@ -55,9 +57,10 @@ SHARES = {
     "back-translate": 0.02,
     "classify": 0.01,
 }
+UNKNOWN_WORDS = "unknown words"  # the part that a tokenizer should not see: its words are nonsense
 #: Shares of parts that are taught only where `parts` names them. A model that shall answer questions by chains of its
 #: own is taught with parts=(*SHARES, *ON_REQUEST).
-ON_REQUEST = {"construct": 0.16, "sentence": 0.04, "recall": 0.3}
+ON_REQUEST = {"construct": 0.16, UNKNOWN_WORDS: 0.06, "sentence": 0.04, "recall": 0.3}
 #: What the model's own items teach.
 OWN_PARTS = ("execute", "bare", "plan", "combine", "induce", "input", "continue", "back-translate")
 PAIRS = 5
@@ -147,7 +150,7 @@ class _Drawn:
             makers |= {"label": self.label, "input for": self.input_for}
         if self.programs and self.single:
             makers |= {"construct": self.construct, "sentence": self.sentence}
-            makers |= {"recall": self.recall} if self.facts else {}
+            makers |= {"recall": self.recall, UNKNOWN_WORDS: self.unknown_words} if self.facts else {}
         return makers
 
     def execute(self, rng: random.Random) -> Conversation:
@@ -257,9 +260,18 @@ class _Drawn:
         if rng.random() < 0.5:
             return lessons.construct(record.instruction, record.lang or "en", True, texts)
         literal = rng.choice([i.input for i in record.instances if i.input and i.output])
-        question, hidden = lessons.hide_quoted(_closed_question(record, literal, rng))
-        given = literal if hidden is None else lessons.HIDDEN
-        return lessons.construct(question, record.lang or "en", False, texts, given)
+        return _constructed(_closed_question(record, literal, rng), record, texts, literal)
+
+    def unknown_words(self, rng: random.Random) -> Conversation | None:
+        """A chain for a question whose first words are nonsense; its noun says what is asked for."""
+        record = rng.choice(rng.choice(self.facts))
+        texts, language = self._in_steps(record, rng), record.lang or "en"
+        if not texts:
+            return None
+        literal = rng.choice([i.input for i in record.instances if i.input and i.output])
+        noun = rng.choice(noun_phrases(Program.read(record.program or ""), language))
+        asked = finish(nonsense(rng, language) + noun + rng.choice(ENDS[language]), language, literal)
+        return _constructed(asked, record, texts, literal)
 
     @cached_property
     def by_program(self) -> list[list[Record]]:
@@ -318,6 +330,12 @@ class _Drawn:
         return lesson(one.instruction, one.lang or "en", other.instruction)
 
 
+def _constructed(question: str, record: Record, steps: Sequence[str], literal: str) -> Conversation:
+    """The chain for a question that holds its input, which is hidden where it stands in quotes."""
+    shown, hidden = lessons.hide_quoted(question)
+    return lessons.construct(shown, record.lang or "en", False, steps, literal if hidden is None else lessons.HIDDEN)
+
+
 def _steps(record: Record) -> tuple[str, ...]:
     """The steps of its program; () where it has none."""
     return tuple(record.program.split(" | ")) if record.program else ()
@@ -363,6 +381,7 @@ ASKED = {
     "en": {"": ("Which is {n}?", "What's {n}?", "{n}?"), "place": ("Which place is {n}?",)},
     "zh": {"": ("{n}是哪个？", "{n}叫什么？", "{n}？"), "place": ("{n}是哪里？", "{n}在哪里？")},
 }
+ENDS = {"en": ".?", "zh": "。？"}
 PLACES = ("city", "country", "continent")
 
 
@@ -376,6 +395,14 @@ def _closed_question(record: Record, literal: str, rng: random.Random) -> str:
         frames = ASKED[language][""] + (ASKED[language]["place"] if place else ())
         return finish(rng.choice(frames).replace("{n}", rng.choice(nouns)), language, literal)
     return _grammar().phrase(program, rng, language, literal=literal)
+
+
+def nonsense(rng: random.Random, language: str) -> str:
+    """Some words that nobody knows: of random letters, each with a space behind it, or random Chinese characters."""
+    if language == "zh":
+        return "".join(chr(rng.randrange(0x4E00, 0x9FA6)) for _ in range(rng.randint(1, 4)))
+    words = ("".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 7))) for _ in range(rng.randint(1, 3)))
+    return "".join(word + " " for word in words)
 
 
 def noun_phrases(program: Program, language: str) -> list[str]:

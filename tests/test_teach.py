@@ -10,11 +10,23 @@ import pytest
 from configs import UserError
 from instruct import lessons
 from instruct.records import Instance, Record
-from instruct.teach import ON_REQUEST, OWN_PARTS, PAIRS, SHARES, TURNS, in_words, noun_phrases, teach
+from instruct.teach import (
+    ENDS,
+    ON_REQUEST,
+    OWN_PARTS,
+    PAIRS,
+    SHARES,
+    TURNS,
+    UNKNOWN_WORDS,
+    in_words,
+    noun_phrases,
+    teach,
+)
 from instruct.world.human import HUMAN
 from instruct.world.inputs import CLOSED, pool_of
 from instruct.world.parse import Ambiguous, Unreadable
 from instruct.world.program import Program, world
+from instruct.world.wording import OBJECT
 from tests.oracle import part_of, shared_course, shared_seeds
 
 COUNT = 4000
@@ -255,6 +267,7 @@ def test_what_is_taught_by_default_has_none_of_the_parts_on_request(seeds):
     counts = Counter(part_of(lesson)[0] for lesson in teach(seeds, COUNT, parts=(*SHARES, *ON_REQUEST)))
     shares = SHARES | ON_REQUEST
     shares["execute"] += shares.pop("recall")  # which looks like carrying out anything else
+    shares["construct"] += shares.pop(UNKNOWN_WORDS)  # a chain as any other
     total = sum(shares.values())
     for part, share in shares.items():
         assert 0.3 * share / total < counts[part] / COUNT < share / total + 0.05
@@ -301,6 +314,23 @@ def test_a_constructed_chain_does_what_the_question_asks(requested, by_text, cou
         kinds["hidden" if given == lessons.HIDDEN else "bare", len(steps)] += 1
     assert kinds.keys() >= {(kind, n) for kind in ("open", "hidden") for n in (1, 2)} | {("bare", 1)}
     assert kinds["as people ask", 1] > 5
+
+
+def test_what_is_asked_for_stands_behind_words_that_nobody_knows(seeds, by_text, course):
+    met = set()
+    for lesson in teach(seeds, 300, parts=(UNKNOWN_WORDS,)):
+        question, said = (message.content for message in lesson.messages[-2:])
+        _, language = part_of(lesson)
+        given, steps = lessons.split_chain(said)
+        program = Program.read(" | ".join(by_text[step].program for step in steps))
+        nouns = [noun.replace(OBJECT, given) for noun in noun_phrases(program, language)]
+        noun = max((noun for noun in nouns if question[:-1].endswith(noun)), key=len)
+        before = question[: -1 - len(noun)]
+        assert before and question[-1] in ENDS[language]
+        with pytest.raises(Unreadable):
+            course.verifier.parser.parse(question)
+        met.add(before)
+    assert len(met) > 250, "other words every time"
 
 
 def test_an_answer_in_words_is_the_noun_of_the_question_and_the_answer(requested, by_text):

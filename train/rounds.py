@@ -45,7 +45,7 @@ from instruct.curriculum import Course, CurriculumConfig
 from instruct.exam import grade, set_exam
 from instruct.propose import Pool
 from instruct.records import Record, read_records, write_records
-from instruct.teach import ON_REQUEST, OWN_PARTS, SHARES, teach
+from instruct.teach import ON_REQUEST, OWN_PARTS, SHARES, UNKNOWN_WORDS, teach
 from instruct.world.program import Program
 from model.config import ModelConfig
 from model.heads import LanguageModel
@@ -207,7 +207,7 @@ def prepare(config: RoundsConfig, course: Course, ranks: Ranks) -> tuple[list[Re
     seeds_path, tokenizer_path = Path(config.run) / "seeds.jsonl", Path(config.run) / "tokenizer.model"
     if ranks.is_main and not (seeds_path.exists() and tokenizer_path.exists()):
         seeds = course.seeds()
-        lessons = teach(seeds, 20_000, config.seed, config.parts)
+        lessons = teach(seeds, 20_000, config.seed, [part for part in config.parts if part != UNKNOWN_WORDS])
         texts = [message.content for lesson in lessons for message in lesson.messages]
         tokenizer = lesson_tokenizer(texts, words_of(seeds), config.vocab_size)
         write_records(seeds_path, seeds)
