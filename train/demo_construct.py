@@ -16,6 +16,7 @@ from instruct.records import REASONS, Record, read_records
 from model.load import load_run
 from train.demo_answer import answering
 from train.distributed import Ranks
+from train.proof import HEADLINE
 from train.proof_report import ASKS
 from train.rounds import RoundsConfig, arm_folder, marks_of, run
 
@@ -80,8 +81,8 @@ def _shown(record: Record) -> dict[str, Any]:
 
 
 def points(facts: Mapping[str, Any]) -> float:
-    """The gain on held-out compositions over the seeds alone."""
-    last = [facts["marks"][arm][-1]["compositions"]["direct"] for arm in ARMS]
+    """The gain over the seeds alone, on what `train.proof` measures it."""
+    last = [facts["marks"][arm][-1][HEADLINE]["direct"] for arm in ARMS]
     return 100 * (last[1] - last[0])
 
 
@@ -92,7 +93,7 @@ def construction_page(facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     yield (
         f"A second small model learnt the operations of the embedded world, then wrote instructions; a program judged "
-        f"each, and the model learnt from those that hold. On compositions that no training text contains this gives "
+        f"each, and the model learnt from those that hold. On compositions that the seeds do not hold this gives "
         f"**{points(facts):+.1f} points** over the same training on the seeds alone (one seed of the random numbers; "
         "five are in `results/construct.md`)."
     )

@@ -42,7 +42,7 @@ def summary(report: Mapping[str, Any]) -> str:
         f"tuning: {sft['heldout_accuracy']:.1%} of {sft['heldout_asked']} held-out questions answered exactly, "
         f"{sft['reading_accuracy']:.1%} of those that can be read off the prompt "
         f"(best constant answers: {sft['constant_accuracy']:.1%})\n"
-        f"construction: {points(report['construct']):+.1f} points on compositions that no training text contains, by "
+        f"construction: {points(report['construct']):+.1f} points on compositions that the seeds do not hold, by "
         f"{sum(report['construct']['funnel']['kept'].values()):,} instructions of its own\n"
         f"{_answers(report['construct'].get('answering'))}"
         f"this command took {report['seconds_of_this_command']:.0f} s"
