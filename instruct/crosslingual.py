@@ -47,15 +47,15 @@ from instruct.teach import ASKED, PLACES, in_words, noun_phrases
 from instruct.world.grammar import Grammar, finish
 from instruct.world.operation import Undefined, is_a
 from instruct.world.program import Program, world
-from instruct.world.tables import ANIMALS, COUNTRIES, ELEMENTS, MONTHS, PLANETS, WEEKDAYS, Pair
+from instruct.world.tables import ANIMALS, COUNTRIES, MONTHS, PLANETS, WEEKDAYS, Pair
 from instruct.world.wording import names
 
 ENTITIES = ("capital", "country_of_capital", "currency")  # whose answers are names of one row each
 FEW = ("continent", "language")  # few answers are possible, or they look like the question
 UNTAUGHT = "young"
-BESIDE = (  # relations that help to learn what a chain is, and are not asked for
-    *("sound", "animal_class", "legs", "symbol", "atomic_number", "next_planet", "planet_position"),
-    *("month_number", "next_month", "previous_month", "days_in_month", "season", "next_weekday", "previous_weekday"),
+BESIDE = (  # relations that help to learn what a chain is, and are not asked for; like all here, answered by words
+    *("sound", "animal_class", "next_planet", "next_month", "previous_month", "season"),
+    *("next_weekday", "previous_weekday"),
 )
 TAUGHT = (*ENTITIES, *FEW, *BESIDE)
 RELATIONS = (*ENTITIES, UNTAUGHT, *FEW)  # that are asked for
@@ -64,7 +64,6 @@ SPELLING = ("letter_count", "first_letter")  # of a Chinese name
 #: Asked for as plans: one of two hops, and one more operation on its answer, whose plan is in no lesson.
 PLANNED = ("country_of_capital | currency", "country_of_capital | currency | first_letter")
 TO_ENGLISH, TO_CHINESE = Program.read("to_english"), Program.read("to_chinese")
-NUMERIC = ("number", "symbol")  # answers that are the same in both languages
 
 SHARES = {  # of the kinds of lesson
     "english": 0.26,
@@ -185,11 +184,9 @@ def chain_of(program: Program, language: str) -> tuple[Program, ...]:
     """The steps for a question in `language`: in Chinese by way of English, where all facts are known."""
     if language == "en" or program == TO_ENGLISH:
         return program.decompose()
-    spelling = [step for step in program.decompose() if str(step) in SPELLING]
+    spelling = tuple(step for step in program.decompose() if str(step) in SPELLING)
     lookups = program.decompose()[: len(program) - len(spelling)]
-    gives = world().signature(Program(tuple(step.steps[0] for step in lookups))).gives if lookups else "number"
-    back = () if gives in NUMERIC else (TO_CHINESE,)
-    return ((TO_ENGLISH, *lookups, *back) if lookups else ()) + tuple(spelling)
+    return ((TO_ENGLISH, *lookups, TO_CHINESE) if lookups else ()) + spelling
 
 
 @cache
@@ -228,7 +225,7 @@ def grammar() -> Grammar:
 @cache
 def _names_of(kind: str) -> tuple[Pair, ...]:
     """All names of a type that facts are about."""
-    tables = {"country": COUNTRIES, "element": ELEMENTS, "month": MONTHS, "weekday": WEEKDAYS, "planet": PLANETS}
+    tables = {"country": COUNTRIES, "month": MONTHS, "weekday": WEEKDAYS, "planet": PLANETS}
     if kind == "city":
         return tuple(row.capital for row in COUNTRIES)
     return tuple(row.name for row in tables.get(kind, ANIMALS))
@@ -344,8 +341,7 @@ class Teacher:
         its answer."""
         name = rng.choice(self.chains)
         program = Program.read(name)
-        spelt = name not in HOPS and world().signature(program).gives not in NUMERIC and rng.random() < 0.5
-        if spelt:
+        if name not in HOPS and rng.random() < 0.5:
             program = Program.read(f"{name} | {rng.choice(SPELLING)}")
         return lessons.plan(grammar().phrase(program, rng, "zh"), "zh", written(program, "zh"))
 
