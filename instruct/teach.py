@@ -12,10 +12,10 @@ Taking apart and putting together are taught with steps that do not fit each oth
 the result"), said by the grammar: some dozens of compositions are soon known by heart, and whoever knows them so writes
 these whatever is asked for. Such a chain has no result, so nothing is said of a composition that could be asked for.
 
-Four parts are taught on request (`ON_REQUEST`). Three say in words of the world's grammar what a record holds: a
-question with the record's input inside it ("What is the capital of France?"), the same behind words that nobody knows,
-and its answer as a sentence. People ask in more ways than the grammar, so some of these questions are in words of
-`ASKED`, which the parser cannot read; and what is asked for must be found beside words that were never met. The fourth
+Four parts are taught on request (`ON_REQUEST`). Two say in words of the world's grammar what a record holds: a
+question with the record's input inside it ("What is the capital of France?"), and its answer as a sentence. People ask
+in more ways than the grammar, so some of these questions are in words of `ASKED`, which the parser cannot read; and
+the third part puts nonsense before what is asked for, which must be found beside words that were never met. The fourth
 carries out what must have been read: every fact is equally likely, for each has to be met often, while the rule of a
 list is learnt from any list.
 """
@@ -60,7 +60,7 @@ SHARES = {
 UNKNOWN_WORDS = "unknown words"  # the part that a tokenizer should not see: its words are nonsense
 #: Shares of parts that are taught only where `parts` names them. A model that shall answer questions by chains of its
 #: own is taught with parts=(*SHARES, *ON_REQUEST).
-ON_REQUEST = {"construct": 0.16, UNKNOWN_WORDS: 0.06, "sentence": 0.04, "recall": 0.3}
+ON_REQUEST = {"construct": 0.16, UNKNOWN_WORDS: 0.1, "sentence": 0.08, "recall": 0.3}
 #: What the model's own items teach.
 OWN_PARTS = ("execute", "bare", "plan", "combine", "induce", "input", "continue", "back-translate")
 PAIRS = 5
@@ -263,15 +263,20 @@ class _Drawn:
         return _constructed(_closed_question(record, literal, rng), record, texts, literal)
 
     def unknown_words(self, rng: random.Random) -> Conversation | None:
-        """A chain for a question whose first words are nonsense; its noun says what is asked for."""
-        record = rng.choice(rng.choice(self.facts))
-        texts, language = self._in_steps(record, rng), record.lang or "en"
-        if not texts:
-            return None
-        literal = rng.choice([i.input for i in record.instances if i.input and i.output])
+        """A chain for a question whose first words are nonsense, or its answer as a sentence: the noun says enough."""
+        record, literal, answer = self._fact(rng)
+        language = record.lang or "en"
         noun = rng.choice(noun_phrases(Program.read(record.program or ""), language))
-        asked = finish(nonsense(rng, language) + noun + rng.choice(ENDS[language]), language, literal)
-        return _constructed(asked, record, texts, literal)
+        question = finish(nonsense(rng, language) + noun + rng.choice(ENDS[language]), language, literal)
+        if rng.random() < 0.4:
+            return _in_a_sentence(question, record, literal, answer)
+        texts = self._in_steps(record, rng)
+        return _constructed(question, record, texts, literal) if texts else None
+
+    def _fact(self, rng: random.Random) -> tuple[Record, str, str]:
+        """A record that asks for facts, an input, and what the fact is."""
+        record = rng.choice(rng.choice(self.facts))
+        return record, *rng.choice([(i.input, i.output) for i in record.instances if i.input and i.output])
 
     @cached_property
     def by_program(self) -> list[list[Record]]:
@@ -285,12 +290,8 @@ class _Drawn:
     def sentence(self, rng: random.Random) -> Conversation | None:
         if not self.facts:
             return None
-        record = rng.choice(rng.choice(self.facts))
-        program, language = Program.read(record.program or ""), record.lang or "en"
-        literal, answer = rng.choice([(i.input, i.output) for i in record.instances if i.input and i.output])
-        question = _closed_question(record, literal, rng)
-        said = in_words(program, literal, answer, question, language)
-        return lessons.sentence(question, answer, language, said)
+        record, literal, answer = self._fact(rng)
+        return _in_a_sentence(_closed_question(record, literal, rng), record, literal, answer)
 
     def recall(self, rng: random.Random) -> Conversation:
         given, output, records = rng.choice(self.pairs)
@@ -334,6 +335,13 @@ def _constructed(question: str, record: Record, steps: Sequence[str], literal: s
     """The chain for a question that holds its input, which is hidden where it stands in quotes."""
     shown, hidden = lessons.hide_quoted(question)
     return lessons.construct(shown, record.lang or "en", False, steps, literal if hidden is None else lessons.HIDDEN)
+
+
+def _in_a_sentence(question: str, record: Record, literal: str, answer: str) -> Conversation:
+    """The answer to a question as a sentence."""
+    language = record.lang or "en"
+    said = in_words(Program.read(record.program or ""), literal, answer, question, language)
+    return lessons.sentence(question, answer, language, said)
 
 
 def _steps(record: Record) -> tuple[str, ...]:

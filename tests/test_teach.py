@@ -267,7 +267,9 @@ def test_what_is_taught_by_default_has_none_of_the_parts_on_request(seeds):
     counts = Counter(part_of(lesson)[0] for lesson in teach(seeds, COUNT, parts=(*SHARES, *ON_REQUEST)))
     shares = SHARES | ON_REQUEST
     shares["execute"] += shares.pop("recall")  # which looks like carrying out anything else
-    shares["construct"] += shares.pop(UNKNOWN_WORDS)  # a chain as any other
+    for part in ("construct", "sentence"):  # which its lessons look like
+        shares[part] += shares[UNKNOWN_WORDS] / 2
+    shares.pop(UNKNOWN_WORDS)
     total = sum(shares.values())
     for part, share in shares.items():
         assert 0.3 * share / total < counts[part] / COUNT < share / total + 0.05
@@ -317,20 +319,29 @@ def test_a_constructed_chain_does_what_the_question_asks(requested, by_text, cou
 
 
 def test_what_is_asked_for_stands_behind_words_that_nobody_knows(seeds, by_text, course):
-    met = set()
+    met, kinds = set(), Counter()
     for lesson in teach(seeds, 300, parts=(UNKNOWN_WORDS,)):
+        part, language = part_of(lesson)
         question, said = (message.content for message in lesson.messages[-2:])
-        _, language = part_of(lesson)
-        given, steps = lessons.split_chain(said)
-        program = Program.read(" | ".join(by_text[step].program for step in steps))
-        nouns = [noun.replace(OBJECT, given) for noun in noun_phrases(program, language)]
-        noun = max((noun for noun in nouns if question[:-1].endswith(noun)), key=len)
-        before = question[: -1 - len(noun)]
+        kinds[part] += 1
+        if part == "sentence":
+            question, answer = lessons.split_request(question)
+            nouns = noun_phrases(Program.read("capital"), language)
+            given = next(
+                pair.input for r in seeds for pair in r.instances if pair.output == answer and r.lang == language
+            )
+            assert answer in said and given in said and given in question
+        else:
+            given, steps = lessons.split_chain(said)
+            nouns = noun_phrases(Program.read(" | ".join(by_text[step].program for step in steps)), language)
+        asked = max((noun for noun in nouns if question[:-1].endswith(noun.replace(OBJECT, given))), key=len)
+        before = question[: -1 - len(asked.replace(OBJECT, given))]
         assert before and question[-1] in ENDS[language]
         with pytest.raises(Unreadable):
             course.verifier.parser.parse(question)
         met.add(before)
     assert len(met) > 250, "other words every time"
+    assert min(kinds["construct"], kinds["sentence"]) > 80
 
 
 def test_an_answer_in_words_is_the_noun_of_the_question_and_the_answer(requested, by_text):
