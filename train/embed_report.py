@@ -36,6 +36,7 @@ import numpy as np
 import torch
 
 from configs import UserError, load, run_main
+from configs.machine import machine
 from data.files import whole_file
 from instruct.curriculum import Course
 from instruct.embed import Encoder
@@ -243,6 +244,8 @@ def as_markdown(found: dict[str, Any]) -> str:
     lines = [
         "# Instruction embeddings",
         "",
+        f"`{found['command']}`; " + ", ".join(f"{key} {value}" for key, value in found["machine"].items()),
+        "",
         f"{found['parameters']:,} parameters, {found['texts']:,} texts to search in, world {found['world']}.",
         "",
         *_row(head),
@@ -306,6 +309,7 @@ def main(argv: list[str]) -> None:
         if getattr(arguments, name) < 2:
             raise UserError(f"--{name} must be at least 2, got {getattr(arguments, name)}")
     found, exam, vectors = report(arguments.run, arguments.count, arguments.queries)
+    found = {"command": f"python -m train.embed_report {' '.join(argv)}", "machine": machine(), **found}
     out, text = Path(arguments.out), as_markdown(found)
     for name, content in (("embed.json", json.dumps(found, indent=1, ensure_ascii=False) + "\n"), ("embed.md", text)):
         with whole_file(out / name) as file:
