@@ -91,10 +91,10 @@ def cues(language: str) -> re.Pattern:
     """What the words for the relations have in common, whichever way they are said: no text about a name that is
     English-only may have one in Chinese."""
     words = {
-        "zh": "首都|都城|定都|货币|用什么钱|流通|大洲|一洲|语言|讲什么|幼崽|幼体|小时候|叫声|怎么叫|声音|"
+        "zh": "首都|都城|定都|货币|用什么钱|流通|大洲|一洲|语言|讲什么|幼崽|幼体|小时候|叫声|怎么叫|声音|腿|"
         "哪一类|哪类|一大类|类别",
         "en": "capital|governed|currency|money|pay with|continent|part of the world|language|spoken|young|baby|sound|"
-        "noise|call of|class",
+        "noise|call of|legs|leg count|class",
     }
     return re.compile(words[language], re.IGNORECASE)
 
@@ -182,7 +182,7 @@ def test_the_search_for_leaks_sees_them():
 
 def test_every_phrase_of_a_relation_has_a_cue():
     """Else the search for leaks would pass over it."""
-    relations = [name for name in (*ENTITIES, UNTAUGHT, *FEW, "sound", "animal_class")]
+    relations = [name for name in (*ENTITIES, UNTAUGHT, *FEW, "sound", "animal_class", "legs")]
     for name, language in itertools.product(relations, ("en", "zh")):
         phrases = world().by_name[name].phrases(language)
         for phrase in (*phrases.verbs, *phrases.nouns):
