@@ -24,7 +24,7 @@ taught without any name in it.
 The chain of `UNTAUGHT` is in no lesson, neither as a chain nor as a plan.
 
 Wordings. A question may be in training words of the grammar: those in which lessons ask about the control set. Or in
-new words: half with the last phrase of each operation (`Phrases.held_out`), half the questions of `teach.ASKED` around
+new words: half with the last phrase of each operation (`Phrases.held_out`), half the questions of `closed.ASKED` around
 its nouns; lessons use neither, and what a word means that it has never met, a small model can only guess.
 
 What it leaves out. Translation of whole questions that hold a name; facts that a model could reach through a third
@@ -43,9 +43,9 @@ from functools import cache, cached_property
 from data.chat import Conversation
 from instruct import lessons
 from instruct.answer import Asked
-from instruct.teach import ASKED, PLACES, in_words, noun_phrases
-from instruct.world.grammar import Grammar, finish
-from instruct.world.operation import Undefined, is_a
+from instruct.closed import framed_question, grammar, in_words
+from instruct.world.grammar import finish
+from instruct.world.operation import Undefined
 from instruct.world.program import Program, world
 from instruct.world.tables import ANIMALS, COUNTRIES, MONTHS, PLANETS, WEEKDAYS, Pair
 from instruct.world.wording import names
@@ -171,7 +171,7 @@ class Exposure:
             texts = [grammar().phrase(program, rng, "zh", new_words, literal) for _ in range(wordings)]
             for _ in range(0 if beside else wordings):
                 said = grammar().phrase(program, rng, "zh", literal=literal)
-                texts.append(_as_people_ask(program, literal, rng) if new_words else unquoted(said))
+                texts.append(framed_question(program, literal, "zh", rng) if new_words else unquoted(said))
             for text in texts:
                 asked.append(_question(name, text, fact.given.zh, beside))
         return asked
@@ -209,17 +209,6 @@ def _question(name: str, text: str, given: str, beside: bool) -> Question:
         outputs.append(value)
     asked = Asked(text, given if beside else "", "zh")
     return Question(name, asked, given, value, written(Program.read(name), "zh"), tuple(outputs))
-
-
-def _as_people_ask(program: Program, literal: str, rng: random.Random) -> str:
-    place = any(is_a(world().signature(program).gives, kind) for kind in PLACES)
-    frames = ASKED["zh"][""] + (ASKED["zh"]["place"] if place else ())
-    return finish(rng.choice(frames).replace("{n}", rng.choice(noun_phrases(program, "zh"))), "zh", literal)
-
-
-@cache
-def grammar() -> Grammar:
-    return Grammar(world())
 
 
 @cache

@@ -12,19 +12,15 @@ Taking apart and putting together are taught with steps that do not fit each oth
 the result"), said by the grammar: some dozens of compositions are soon known by heart, and whoever knows them so writes
 these whatever is asked for. Such a chain has no result, so nothing is said of a composition that could be asked for.
 
-Four parts are taught on request (`ON_REQUEST`). Two say in words of the world's grammar what a record holds: a
-question with the record's input inside it ("What is the capital of France?"), and its answer as a sentence. People ask
-in more ways than the grammar, so some of these questions are in words of `ASKED`, which the parser cannot read; and
-the third part puts nonsense before what is asked for, which must be found beside words that were never met. The fourth
-carries out what must have been read: every fact is equally likely, for each has to be met often, while the rule of a
-list is learnt from any list.
+Four parts are taught on request (`ON_REQUEST`). Two say what a record holds as a closed question (`instruct.closed`):
+its chain, and its answer as a sentence. The third does so behind nonsense. The fourth carries out what must have been
+read: every fact is equally likely, for each has to be met often, while the rule of a list is learnt from any list.
 """
 
 from __future__ import annotations
 
 import itertools
 import random
-import string
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, cached_property, lru_cache
@@ -32,13 +28,9 @@ from functools import cache, cached_property, lru_cache
 from configs import UserError
 from data.chat import Conversation
 from instruct import lessons
+from instruct.closed import closed_question, grammar, in_words, is_fact, unknown_question
 from instruct.records import COMBINE, Record
-from instruct.world.grammar import Grammar, finish, has_tail, is_plural
-from instruct.world.inputs import NAMED
-from instruct.world.operation import is_a
 from instruct.world.program import Program, world
-from instruct.world.splits import LOOKUPS
-from instruct.world.wording import OBJECT, literal_forms
 
 #: Shares of the parts; those that the records cannot fill go to `execute`.
 SHARES = {
@@ -209,7 +201,7 @@ class _Drawn:
             return record.instruction, record.lang or "en", [self.texts[parent] for parent in record.origin.parents]
         if self.misfits and rng.random() < MISFITS:
             program, language = rng.choice(self.misfits)
-            text = _grammar().chain(program, rng, language)
+            text = grammar().chain(program, rng, language)
             found = [_closest(text, self.single[str(step), language]) for step in program.steps]
             return text, language, [rng.choice(texts) for texts in found]
         record = rng.choice(self.composed)
@@ -260,14 +252,13 @@ class _Drawn:
         if rng.random() < 0.5:
             return lessons.construct(record.instruction, record.lang or "en", True, texts)
         literal = rng.choice([i.input for i in record.instances if i.input and i.output])
-        return _constructed(_closed_question(record, literal, rng), record, texts, literal)
+        return _constructed(_asked(record, literal, rng), record, texts, literal)
 
     def unknown_words(self, rng: random.Random) -> Conversation | None:
         """A chain for a question whose first words are nonsense, or its answer as a sentence: the noun says enough."""
         record, literal, answer = self._fact(rng)
         language = record.lang or "en"
-        noun = rng.choice(noun_phrases(Program.read(record.program or ""), language))
-        question = finish(nonsense(rng, language) + noun + rng.choice(ENDS[language]), language, literal)
+        question = unknown_question(Program.read(record.program or ""), literal, language, rng)
         if rng.random() < 0.4:
             return _in_a_sentence(question, record, literal, answer)
         texts = self._in_steps(record, rng)
@@ -285,13 +276,13 @@ class _Drawn:
 
     @cached_property
     def facts(self) -> list[list[Record]]:
-        return [group for group in self.by_program if _is_fact(Program.read(group[0].program or ""))]
+        return [group for group in self.by_program if is_fact(Program.read(group[0].program or ""))]
 
     def sentence(self, rng: random.Random) -> Conversation | None:
         if not self.facts:
             return None
         record, literal, answer = self._fact(rng)
-        return _in_a_sentence(_closed_question(record, literal, rng), record, literal, answer)
+        return _in_a_sentence(_asked(record, literal, rng), record, literal, answer)
 
     def recall(self, rng: random.Random) -> Conversation:
         given, output, records = rng.choice(self.pairs)
@@ -329,6 +320,10 @@ class _Drawn:
         if one.instruction == other.instruction or (one.behaviour == other.behaviour) != same_meaning:
             return None
         return lesson(one.instruction, one.lang or "en", other.instruction)
+
+
+def _asked(record: Record, literal: str, rng: random.Random) -> str:
+    return closed_question(Program.read(record.program or ""), literal, record.lang or "en", rng)
 
 
 def _constructed(question: str, record: Record, steps: Sequence[str], literal: str) -> Conversation:
@@ -380,77 +375,3 @@ def _grouped(records: Sequence[Record], key: Callable[[Record], object]) -> dict
 def _varied(groups: dict[object, list[Record]], what: Callable[[Record], object]) -> dict[object, list[Record]]:
     """The groups in which not all records are the same."""
     return {key: group for key, group in groups.items() if len({what(record) for record in group}) > 1}
-
-
-# Questions that hold their input, and answers in sentences -----------------------------------------------------------
-
-#: Questions around a noun that people ask and the grammar does not know; those of "place" only where one is asked for.
-ASKED = {
-    "en": {"": ("Which is {n}?", "What's {n}?", "{n}?"), "place": ("Which place is {n}?",)},
-    "zh": {"": ("{n}是哪个？", "{n}叫什么？", "{n}？"), "place": ("{n}是哪里？", "{n}在哪里？")},
-}
-ENDS = {"en": ".?", "zh": "。？"}
-PLACES = ("city", "country", "continent")
-
-
-def _closed_question(record: Record, literal: str, rng: random.Random) -> str:
-    """A question for the record's program that holds its input: the grammar's words, or now and then those of `ASKED`
-    where the answer is a fact."""
-    program, language = Program.read(record.program or ""), record.lang or "en"
-    nouns = noun_phrases(program, language) if _is_fact(program) else []
-    if nouns and rng.random() < 0.4:
-        place = any(is_a(world().signature(program).gives, kind) for kind in PLACES)
-        frames = ASKED[language][""] + (ASKED[language]["place"] if place else ())
-        return finish(rng.choice(frames).replace("{n}", rng.choice(nouns)), language, literal)
-    return _grammar().phrase(program, rng, language, literal=literal)
-
-
-def nonsense(rng: random.Random, language: str) -> str:
-    """Some words that nobody knows: of random letters, each with a space behind it, or random Chinese characters."""
-    if language == "zh":
-        return "".join(chr(rng.randrange(0x4E00, 0x9FA6)) for _ in range(rng.randint(1, 4)))
-    words = ("".join(rng.choices(string.ascii_lowercase, k=rng.randint(2, 7))) for _ in range(rng.randint(1, 3)))
-    return "".join(word + " " for word in words)
-
-
-def noun_phrases(program: Program, language: str) -> list[str]:
-    """What the result of a program is called, `OBJECT` for its input: "the currency of the country whose capital
-    is {x}"; without words that are held out. [] where one of its steps has no noun."""
-    found = list(literal_forms(world().signature(program).takes, language))
-    tails = [False] * len(found)
-    for step in program.steps:
-        phrases = world().operation(step).phrases(language)
-        said, tailed = [], []
-        for noun in phrases.nouns:
-            tail = has_tail(noun, language)
-            for inner, inner_tail in zip(found, tails):
-                if noun != phrases.held_out and not (tail and inner_tail):
-                    said.append(noun.replace("{k}", phrases.say(step.argument)).replace("{x}", inner))
-                    tailed.append(tail or inner_tail)
-        found, tails = said, tailed
-    return found
-
-
-def in_words(program: Program, literal: str, answer: str, question: str, language: str) -> str:
-    """The answer to a question as a sentence, around the noun that the question uses (the program's first one where it
-    uses none): "The capital of France is Paris." to a question, "Paris is the capital of France." to an order."""
-    nouns = [noun.replace(OBJECT, literal) for noun in noun_phrases(program, language)]
-    noun = max(nouns, key=lambda each: (each.lower() in question.lower()) * len(each))
-    verb = ("are" if is_plural(noun) else "is") if language == "en" else "是"
-    words = (noun, verb, answer) if question.endswith(("?", "？")) else (answer, verb, noun)
-    text = " ".join(words) + "." if language == "en" else "".join(words) + "。"
-    return text[0].upper() + text[1:]
-
-
-@cache
-def _is_fact(program: Program) -> bool:
-    """Whether a name or a number leads to something that must have been read, and this has a noun."""
-    operations = [world().operation(step) for step in program.steps]
-    named = world().signature(program).takes in {*NAMED, "number"}
-    known = named and all(each.family in LOOKUPS for each in operations)
-    return known and all(bool(noun_phrases(program, language)) for language in ("en", "zh"))
-
-
-@cache
-def _grammar() -> Grammar:
-    return Grammar(world())

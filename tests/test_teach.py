@@ -9,17 +9,15 @@ import pytest
 
 from configs import UserError
 from instruct import lessons
+from instruct.closed import ENDS, in_words, noun_phrases
 from instruct.records import Instance, Record
 from instruct.teach import (
-    ENDS,
     ON_REQUEST,
     OWN_PARTS,
     PAIRS,
     SHARES,
     TURNS,
     UNKNOWN_WORDS,
-    in_words,
-    noun_phrases,
     teach,
 )
 from instruct.world.human import HUMAN
