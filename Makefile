@@ -14,7 +14,7 @@ demo: $(VENV)/zhiling-demo
 
 test: $(VENV)/zhiling-test
 	$(IN) -m ruff check .
-	$(IN) -m pytest
+	$(IN) -m pytest -n 2 --dist loadfile
 
 clean:
 	rm -rf $(VENV) runs

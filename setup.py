@@ -24,6 +24,6 @@ setup(
         "serve": ["fastapi", "uvicorn"],
         "track": ["tensorboard"],
         "peers": ["transformers", "accelerate"],
-        "test": ["pytest", "hypothesis", "safetensors", "ruff", "rouge_score", "fastapi", "uvicorn", "httpx"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "safetensors", "ruff", "rouge_score", "fastapi", "uvicorn", "httpx"],
     },
 )
