@@ -4,6 +4,8 @@ from pathlib import Path
 
 from setuptools import setup
 
+SERVE = ["fastapi", "uvicorn"]
+
 setup(
     name="zhiling",
     version="0.1.0",
@@ -21,9 +23,9 @@ setup(
     extras_require={
         "plot": ["matplotlib"],
         "interop": ["safetensors"],
-        "serve": ["fastapi", "uvicorn"],
+        "serve": SERVE,
         "track": ["tensorboard"],
         "peers": ["transformers", "accelerate"],
-        "test": ["pytest", "pytest-xdist", "hypothesis", "safetensors", "ruff", "rouge_score", "fastapi", "uvicorn", "httpx"],
+        "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "rouge_score", "safetensors", *SERVE, "httpx"],
     },
 )

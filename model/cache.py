@@ -50,7 +50,7 @@ class KeyValueCache:
         self.longest = max(lengths.tolist(), default=0)
 
     def select(self, rows: Tensor) -> None:
-        """Keep only the given rows (int64), in the given order."""
+        """Keep only the given rows (int64), in the given order; one may be given several times."""
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
         self.truncate(self.lengths[rows])
 

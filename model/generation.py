@@ -4,7 +4,8 @@
     continuations = generate(model, prompts, new_tokens=64, sampling=sampling, stop=[tokenizer.eos])
 
 Every row gets what it would get alone: rows keep their own lengths, positions and random numbers (`model.cache`,
-`model.sampling`). Finished rows leave the batch, some at a time, so that a batch costs what its longest rows need.
+`model.sampling`). A prompt of several rows is read once. Finished rows leave the batch, some at a time, so that a batch
+costs what its longest rows need.
 """
 
 from __future__ import annotations
@@ -106,16 +107,21 @@ class _Running:
         self.rows = torch.arange(len(prompts), device=device)
         self.going = torch.ones(len(prompts), dtype=torch.bool, device=device)
         self.seeds = torch.tensor([seed % 2**63 for seed in seeds], device=device)
-        self.lengths = torch.tensor([len(prompt) for prompt in prompts], device=device)
-        tokens = pad_sequence([torch.tensor(prompt) for prompt in prompts], batch_first=True).to(device)
-        inside = torch.arange(tokens.shape[1], device=device) < self.lengths[:, None]
-        seen = torch.zeros(len(prompts), model.config.vocab_size, dtype=torch.int64, device=device)
-        self.seen = seen.scatter_add_(1, tokens, inside.long()) > 0
+        numbers: dict[tuple[int, ...], int] = {}  # of different prompts
+        which = torch.tensor([numbers.setdefault(tuple(prompt), len(numbers)) for prompt in prompts], device=device)
+        lengths = torch.tensor([len(prompt) for prompt in numbers], device=device)
+        tokens = pad_sequence([torch.tensor(prompt) for prompt in numbers], batch_first=True).to(device)
+        inside = torch.arange(tokens.shape[1], device=device) < lengths[:, None]
+        seen = torch.zeros(len(numbers), model.config.vocab_size, dtype=torch.int64, device=device)
+        self.seen = (seen.scatter_add_(1, tokens, inside.long()) > 0)[which]
         capacity = tokens.shape[1] + new_tokens
-        self.cache = KeyValueCache(model.config, len(prompts), capacity, model.trunk.compute_dtype, device)
-        hidden = model.trunk(tokens, cache=self.cache)  # (B, T, C)
-        self.cache.truncate(self.lengths)
-        self.hidden = hidden[self.rows, self.lengths - 1]
+        self.cache = KeyValueCache(model.config, len(numbers), capacity, model.trunk.compute_dtype, device)
+        hidden = model.trunk(tokens, cache=self.cache)  # (different prompts, T, C)
+        self.cache.truncate(lengths)
+        if len(numbers) < len(prompts):
+            self.cache.select(which)
+        self.lengths = lengths[which]
+        self.hidden = hidden[which, self.lengths - 1]
 
     def choose(self, sampling: Sampling, banned: list[int]) -> Tensor:
         """The next token of each row, (B,)."""

@@ -167,12 +167,19 @@ def test_values_become_advantages_of_tokens(small_tokenizer):
 # The objective -------------------------------------------------------------------------------------------------------
 
 
+def half_silent(questions, answers):
+    return [0.0 if int(q.expected) > 2 else each for q, each in zip(questions, by_length(questions, answers))]
+
+
+@pytest.mark.parametrize("kl", [0.05, 0.0])
 @pytest.mark.parametrize("method", ["grpo", "dr-grpo", "dapo", "rloo", "ppo", "rft"])
-def test_the_gradient_is_that_of_the_policy_gradient(small_tokenizer, method):
-    """Of the sampled answers: -A times the gradient of log p, and the terms of divergence and values."""
-    config = LossConfig(method, kl=0.05, good=0.0)
-    rows = rollouts(small_tokenizer, config, values=method == "ppo")
+def test_the_gradient_is_that_of_the_policy_gradient(small_tokenizer, method, kl):
+    """Of the sampled answers: -A times the gradient of log p, and the terms of divergence and values; also where the
+    model is not run on answers without an advantage."""
+    config = LossConfig(method, kl=kl, attempts=0)
+    rows = rollouts(small_tokenizer, config, values=method == "ppo", reward=half_silent)
     batch = rows.batch(np.array([3, 1, 2, 5]), np.arange(4))
+    assert batch.used.all() == (kl > 0 or method == "ppo")
     model, switches = rows.loaded.model, config.switches
     terms = ReinforceObjective(config, rows.new_tokens)(model, batch)
     terms.total.backward()
@@ -182,7 +189,7 @@ def test_the_gradient_is_that_of_the_policy_gradient(small_tokenizer, method):
     mask = (batch.weights > 0) * batch.counted[..., None]
     wanted = -batch.advantages * logs
     if not switches.kl_in_reward:
-        wanted = wanted + 0.05 * (batch.reference - logs).exp() + 0.05 * logs
+        wanted = wanted + kl * (batch.reference - logs).exp() + kl * logs
     if values is not None:
         wanted = wanted + 0.25 * (values - batch.returns) ** 2
     wanted = wanted * mask

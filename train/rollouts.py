@@ -10,6 +10,9 @@ their own positions of what one process would have.
 
 Each rollout is used for one update. So w = p / p_old is 1 when the gradient is taken and the clip never acts; what
 several updates with the same rollouts would save in sampling, they would cost in exactness of a resumed run.
+
+Answers from which nothing follows (their group is silent, or they are not kept, and no divergence or value is in the
+loss) are counted, and the model is not run on them: where the base solves a question always or never, that is most.
 """
 
 from __future__ import annotations
@@ -53,7 +56,6 @@ from train.objectives import LossTerms
 
 ROWS = 256  # answers that are sampled together
 BATCH_TOKENS = 16_384  # of a forward pass that needs no gradient
-FIGURES = ("silent", "reward", "length", "repetition", "unfinished", "kl", "entropy")
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,11 @@ class LossConfig:
         _ = self.switches
 
     @property
+    def uses_all(self) -> bool:
+        """Whether the loss is about every answer, also about those without an advantage."""
+        return self.kl > 0 or self.switches.advantage == "values"
+
+    @property
     def switches(self) -> Switches:
         """Those of the method, but for what is given here."""
         of_method = METHODS[self.method]
@@ -104,7 +111,8 @@ class LossConfig:
 class RolloutBatch(Batch):
     """Groups: tokens, targets, weights, documents and positions (B, K, T), weight 1 at the tokens of answers. Of each
     token (B, K, T) float32: its log-probability under the model that sampled it (`old`) and under the reference, its
-    advantage, and what its value should be. counted (B, K) float32: 1 for an answer that is learnt from.
+    advantage, and what its value should be. counted (B, K) float32: 1 for an answer that counts in the mean. used
+    (B, K) bool: whether anything can follow from an answer; what belongs to the tokens of others is 0.
     """
 
     old: Tensor
@@ -112,6 +120,7 @@ class RolloutBatch(Batch):
     advantages: Tensor
     returns: Tensor
     counted: Tensor
+    used: Tensor
 
 
 class Group(NamedTuple):
@@ -130,27 +139,30 @@ class Group(NamedTuple):
 # Log-probabilities ---------------------------------------------------------------------------------------------------
 
 
-def token_logs(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
+def token_logs(model: LanguageModel, batch: Batch, used: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities of the tokens of answers, and the values before them if the model has values: (B, K, T), 0 at
-    all other places."""
-    tokens, documents, positions, targets, weights = (
-        part.flatten(0, 1) for part in (batch.tokens, batch.documents, batch.positions, batch.targets, batch.weights)
-    )
-    places = weights > 0
-    hidden = model.trunk(tokens, documents, positions)[places]  # (N, C)
-    found = -model.head.losses(hidden[None], targets[places][None])[0]
-    logs = torch.zeros(places.shape, dtype=found.dtype, device=found.device).masked_scatter(places, found)
+    all other places. used (B, K) bool: the answers that the model is run on; of none the first one is taken, so that
+    every parameter has a gradient on every rank."""
+    shape = batch.tokens.shape
+    chosen = torch.ones(shape[:2], dtype=torch.bool, device=batch.tokens.device) if used is None else used.clone()
+    chosen[0, 0] |= ~chosen.any()
+    places = (batch.weights > 0) & chosen[..., None]
+    tokens, documents, positions = (part[chosen] for part in (batch.tokens, batch.documents, batch.positions))
+    hidden = model.trunk(tokens, documents, positions)[places[chosen]]  # (N, C)
+    found = -model.head.losses(hidden[None], batch.targets[places][None])[0]
+    logs = torch.zeros(shape, dtype=found.dtype, device=found.device).masked_scatter(places, found)
     if not isinstance(model, ValuedModel):
-        return logs.view(batch.tokens.shape), None
-    values = torch.zeros_like(logs).masked_scatter(places, model.values(hidden).to(logs.dtype))
-    return logs.view(batch.tokens.shape), values.view(batch.tokens.shape)
+        return logs, None
+    return logs, torch.zeros_like(logs).masked_scatter(places, model.values(hidden).to(logs.dtype))
 
 
 @torch.no_grad()
-def measured_logs(model: LanguageModel, batch: Batch) -> tuple[Tensor, Tensor | None]:
+def measured_logs(model: LanguageModel, batch: Batch, used: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
     """The same without gradient, in parts."""
     model.eval()
-    parts = [token_logs(model, part) for part in batch.split(max(1, BATCH_TOKENS // batch.tokens[0].numel()))]
+    size = max(1, BATCH_TOKENS // batch.tokens[0].numel())
+    masks = [None] * len(batch.tokens) if used is None else used.split(size)
+    parts = [token_logs(model, part, mask) for part, mask in zip(batch.split(size), masks)]
     logs = torch.cat([logs for logs, _ in parts])
     return logs, None if parts[0][1] is None else torch.cat([values for _, values in parts])
 
@@ -169,7 +181,7 @@ class ReinforceObjective:
 
     def __call__(self, model: nn.Module, batch: RolloutBatch) -> LossTerms:
         switches, config = self.switches, self.config
-        policy, values = token_logs(model, batch)
+        policy, values = token_logs(model, batch, batch.used)
         if switches.advantage == "kept":
             losses = -policy * batch.advantages
         else:
@@ -189,7 +201,7 @@ class Rollouts:
 
     loaded: the model that is trained. Questions that leave no room for an answer are not asked. report(step, figures):
     called for each batch with the figures of all ranks, named as in `train.health`; reward, length, repetition and
-    unfinished are of all answers that were sampled, kl and entropy of those in the batch.
+    unfinished are of all answers that were sampled, kl and entropy of those that are used.
     """
 
     def __init__(
@@ -296,15 +308,12 @@ class Rollouts:
         examples = [[example_of(self.prompts[g.question], ids) for ids in g.ids] for g in groups]
         rows = AnswerRows(examples, self.context, self.loaded.tokenizer.pad)
         batch = rows.batch(np.arange(len(groups)), np.arange(len(groups))).to(device)
-        old, values = measured_logs(self.loaded.model, batch)
-        reference, _ = measured_logs(self.reference, batch)
         mask = batch.weights > 0
-        rewards = torch.tensor([g.rewards for g in groups], dtype=old.dtype, device=device)  # (B, K)
-        counted = torch.ones_like(rewards)
-        if switches.skip_silent and switches.advantage != "kept":
-            counted = counted * ~is_silent(rewards)[:, None]
+        rewards = torch.tensor([g.rewards for g in groups], dtype=torch.float32, device=device)  # (B, K)
+        counted, used = self._counted_and_used(groups, rewards)
+        old, values = measured_logs(self.loaded.model, batch, used)
+        reference, _ = measured_logs(self.reference, batch, used)
         if switches.advantage == "kept":
-            counted = torch.tensor([self._kept(g) for g in groups], dtype=old.dtype, device=device)
             advantages = mask.to(old.dtype)
         elif switches.advantage == "values":
             spread = _at_last(rewards, mask) - self._penalty() * (old - reference) * mask
@@ -314,11 +323,29 @@ class Rollouts:
             advantages = group_advantages(rewards - penalty, switches.advantage)[..., None] * mask
         returns = torch.zeros_like(old) if values is None else advantages + values
         fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
-        sums = {"kl": float((k3(old, reference) * mask).sum()), "entropy": float(-old.sum()), "tokens": int(mask.sum())}
+        sums = {
+            "used": int(used.sum()),
+            "tokens": int((mask & used[..., None]).sum()),
+            "kl": float(k3(old, reference).sum()),
+            "entropy": float(-old.sum()),
+        }
         samples = torch.tensor([g.question for g in groups], device=device)
         return RolloutBatch(
-            **(fields | {"samples": samples}), **_named(old, reference, advantages, returns, counted)
+            **(fields | {"samples": samples}), **_named(old, reference, advantages, returns, counted, used)
         ), sums
+
+    def _counted_and_used(self, groups: Sequence[Group], rewards: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of a `RolloutBatch`; at least one answer is used."""
+        switches, silent = self.config.switches, is_silent(rewards)[:, None].expand_as(rewards)
+        if switches.advantage == "kept":
+            counted = torch.tensor([self._kept(g) for g in groups], dtype=rewards.dtype, device=rewards.device)
+            used = counted > 0
+        else:
+            counted = (~silent | (not switches.skip_silent)).to(rewards.dtype)
+            used = ~silent
+        used = torch.ones_like(used) if self.config.uses_all else used
+        used[0, 0] |= ~used.any()
+        return counted, used
 
     def _penalty(self) -> float:
         return self.config.kl if self.config.switches.kl_in_reward else 0.0
@@ -334,21 +361,20 @@ class Rollouts:
     def _figures(self, tried: Sequence[Group], of_tokens: dict[str, float]) -> dict[str, float]:
         """Of all ranks."""
         answers = [each for group in tried for each in zip(group.ids, group.said, group.rewards)]
-        trained = self.group * self.batch_size / self.ranks.world
         sums = [
-            *(len(tried), len(answers), trained, of_tokens["tokens"], of_tokens["kl"], of_tokens["entropy"]),
+            *(len(tried), len(answers), of_tokens["used"], of_tokens["tokens"], of_tokens["kl"], of_tokens["entropy"]),
             *(sum(group.is_silent for group in tried), sum(reward for *_, reward in answers)),
             *(sum(len(ids) for ids, *_ in answers), sum(repetition(ids) for ids, *_ in answers)),
             sum(not said.finished for _, said, _ in answers),
         ]
         totals = self.ranks.sum(torch.tensor(sums, dtype=torch.float64, device=self.ranks.device)).tolist()
-        groups, answers, trained, tokens, kl, entropy, silent, *rest = totals
+        groups, answers, used, tokens, kl, entropy, silent, *rest = totals
         figures = dict(zip(("reward", "length", "repetition", "unfinished"), (total / answers for total in rest)))
-        return figures | {"silent": silent / groups, "kl": kl / trained, "entropy": entropy / tokens, "groups": groups}
+        return figures | {"silent": silent / groups, "kl": kl / used, "entropy": entropy / tokens, "groups": groups}
 
 
 def _named(*tensors: Tensor) -> dict[str, Tensor]:
-    return dict(zip(("old", "reference", "advantages", "returns", "counted"), tensors))
+    return dict(zip(("old", "reference", "advantages", "returns", "counted", "used"), tensors))
 
 
 def _at_last(rewards: Tensor, mask: Tensor) -> Tensor:
