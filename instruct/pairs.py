@@ -5,7 +5,7 @@
 
 What it is. The questions are such as an exam asks, of what may be trained on (`instruct.practice`). Each is answered
 several times at a temperature. Where an answer is wrong, it is paired with a right one of the model, or, where it gave
-none, with the world's.
+none, with the world's. That is more than a judgement: it teaches what the model could not find. `own` leaves it out.
 
 Why its own answers. A model is improved where it errs, and only what it would say itself is worth making less likely.
 
@@ -41,6 +41,7 @@ class PairsConfig:
     samples      answers to each question
     temperature  of these answers
     new_tokens   the longest answer
+    own          whether right answers too are the model's only; where it gave none, there is no pair
     """
 
     questions: int = 500
@@ -48,6 +49,7 @@ class PairsConfig:
     samples: int = 4
     temperature: float = 1.0
     new_tokens: int = 48
+    own: bool = False
 
     def __post_init__(self):
         names = ("questions", "samples", "temperature", "new_tokens")
@@ -64,16 +66,17 @@ def make_pairs(
     seed: int = 0,
     share: Share = lambda work, items: work(items),
 ) -> list[Preference]:
-    """One pair for each question that the model answers wrongly at least once. `share` runs work on this rank's part.
+    """One pair for each question that the model answers wrongly at least once, and, with `config.own`, rightly at least
+    once. `share` runs work on this rank's part.
 
     Raises UserError when there is none, or the world has too few questions.
     """
     items = [question.item for question in practice(course, config.depths, config.questions, seed)]
     asked = [(item, seed * 1_000_003 + number) for number, item in enumerate(items)]
     said = share(lambda part: _sampled(loaded, part, config), asked)
-    pairs = [pair for item, answers in zip(items, said) if (pair := _pair(course, item, answers))]
+    pairs = [pair for item, answers in zip(items, said) if (pair := _pair(course, item, answers, config.own))]
     if not pairs:
-        raise UserError(f"none of {len(items)} questions was answered wrongly: ask more, or at a higher temperature")
+        raise UserError(f"none of {len(items)} questions gives a pair of answers: ask more, or at a higher temperature")
     return pairs
 
 
@@ -85,11 +88,11 @@ def _sampled(loaded: LoadedModel, part: Sequence[tuple[Item, int]], config: Pair
     return [said[start : start + config.samples] for start in range(0, len(said), config.samples)]
 
 
-def _pair(course: Course, item: Item, answers: Sequence[str]) -> Preference | None:
+def _pair(course: Course, item: Item, answers: Sequence[str], own: bool) -> Preference | None:
     finished = [answer for answer in answers if answer]
     right = [answer for answer in finished if _is_right(course, item, answer)]
     wrong = [answer for answer in finished if answer not in right]
-    if not wrong:
+    if not wrong or (own and not right):
         return None
     prompt = lessons.execute(item.instruction, item.input).messages
     return Preference(prompt, right[0] if right else item.output, wrong[0], rater="verifier", simulated=True)
