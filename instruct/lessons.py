@@ -130,6 +130,11 @@ def plan(instruction: str, language: str, steps: Sequence[str] | None = None) ->
     return _lesson("plan", instruction, None if steps is None else "\n".join(steps), language)
 
 
+def is_plan(messages: Sequence[Message]) -> bool:
+    """Whether a conversation asks for a plan."""
+    return bool(messages) and messages[0].role == "system" and messages[0].content.startswith("plan ")
+
+
 def construct(
     question: str,
     language: str,

@@ -3,9 +3,10 @@
     pairs = make_pairs(loaded, course, PairsConfig(questions=1000), seed=0)     # [Preference, ...]
     write_preferences("pairs.jsonl", pairs)
 
-What it is. The questions are such as an exam asks, of what may be trained on (`instruct.practice`). Each is answered
-several times at a temperature. Where an answer is wrong, it is paired with a right one of the model, or, where it gave
-none, with the world's. That is more than a judgement: it teaches what the model could not find. `own` leaves it out.
+What it is. The questions are such as an exam asks, of what may be trained on (`instruct.practice`); they ask for the
+answer, or for a plan. Each is answered several times at a temperature. Where an answer is wrong, it is paired with a
+right one of the model, or, where it gave none, with the world's. That is more than a judgement: it teaches what the
+model could not find. `own` leaves it out.
 
 Why its own answers. A model is improved where it errs, and only what it would say itself is worth making less likely.
 
@@ -20,12 +21,10 @@ from dataclasses import dataclass
 
 from configs import UserError, check
 from data.preferences import Preference
-from instruct import lessons
-from instruct.answer import Asked, directly
+from instruct.answer import say
 from instruct.curriculum import Course
-from instruct.practice import practice
-from instruct.world.operation import Undefined
-from instruct.world.splits import Item
+from instruct.practice import Ask, practice
+from instruct.rewards import Question, is_right
 from model.load import LoadedModel
 from model.sampling import Sampling
 
@@ -41,6 +40,7 @@ class PairsConfig:
     samples      answers to each question
     temperature  of these answers
     new_tokens   the longest answer
+    ask          for the answer or for a plan
     own          whether right answers too are the model's only; where it gave none, there is no pair
     """
 
@@ -49,6 +49,7 @@ class PairsConfig:
     samples: int = 4
     temperature: float = 1.0
     new_tokens: int = 48
+    ask: Ask = "answer"
     own: bool = False
 
     def __post_init__(self):
@@ -71,35 +72,28 @@ def make_pairs(
 
     Raises UserError when there is none, or the world has too few questions.
     """
-    items = [question.item for question in practice(course, config.depths, config.questions, seed)]
-    asked = [(item, seed * 1_000_003 + number) for number, item in enumerate(items)]
+    questions = practice(course, config.depths, config.questions, seed, config.ask)
+    asked = [(question, seed * 1_000_003 + number) for number, question in enumerate(questions)]
     said = share(lambda part: _sampled(loaded, part, config), asked)
-    pairs = [pair for item, answers in zip(items, said) if (pair := _pair(course, item, answers, config.own))]
+    pairs = [pair for asked, answers in zip(questions, said) if (pair := _pair(course, asked, answers, config.own))]
     if not pairs:
-        raise UserError(f"none of {len(items)} questions gives a pair of answers: ask more, or at a higher temperature")
+        raise UserError(f"none of {len(questions)} questions gives a pair of answers: ask more, or hotter")
     return pairs
 
 
-def _sampled(loaded: LoadedModel, part: Sequence[tuple[Item, int]], config: PairsConfig) -> list[list[str]]:
+def _sampled(loaded: LoadedModel, part: Sequence[tuple[Question, int]], config: PairsConfig) -> list[list[str]]:
     """The answers to each question; its random numbers follow from its own seed, whoever answers it."""
-    asked = [Asked(i.instruction, i.input, i.language) for i, _ in part for _ in range(config.samples)]
+    asked = [question.conversation for question, _ in part for _ in range(config.samples)]
     seeds = [seed * 1_000 + copy for _, seed in part for copy in range(config.samples)]
-    said = directly(loaded, asked, config.new_tokens, Sampling(temperature=config.temperature), seeds)
+    said = say(loaded, asked, config.new_tokens, Sampling(temperature=config.temperature), seeds)
     return [said[start : start + config.samples] for start in range(0, len(said), config.samples)]
 
 
-def _pair(course: Course, item: Item, answers: Sequence[str], own: bool) -> Preference | None:
+def _pair(course: Course, asked: Question, answers: Sequence[str], own: bool) -> Preference | None:
     finished = [answer for answer in answers if answer]
-    right = [answer for answer in finished if _is_right(course, item, answer)]
+    right = [answer for answer in finished if is_right(asked, answer, course.verifier)]
     wrong = [answer for answer in finished if answer not in right]
     if not wrong or (own and not right):
         return None
-    prompt = lessons.execute(item.instruction, item.input).messages
-    return Preference(prompt, right[0] if right else item.output, wrong[0], rater="verifier", simulated=True)
-
-
-def _is_right(course: Course, item: Item, answer: str) -> bool:
-    try:
-        return course.world.holds(item.program, item.given, answer, item.language)
-    except Undefined:
-        return False
+    chosen = right[0] if right else asked.expected
+    return Preference(asked.conversation.messages, chosen, wrong[0], rater="verifier", simulated=True)

@@ -1,6 +1,7 @@
 """Practice: questions of the world that may be trained on, of chosen depths, for a model that learns by trying.
 
-    practice(course, depths=(3,), count=4000)
+    practice(course, depths=(3,), count=4000)           # what is asked for is the answer
+    practice(course, (3,), 4000, ask="plan")            # or simpler instructions, one a line (`lessons.plan`)
 
 The chains are drawn like those of the splits, but none of them touches what is held out (`Splits.touches`): no chain
 has the behaviour of a test's, or holds a held-out pair. Inputs are from the training pool, words from the training
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from random import Random
+from typing import Literal
 
 from configs import UserError
 from instruct import lessons
@@ -19,11 +21,14 @@ from instruct.rewards import Question
 from instruct.world.program import Program
 from instruct.world.splits import Item, draw_input, random_chain
 
+Ask = Literal["answer", "plan"]
 TRIES = 50  # draws for each chain and each question that is wanted, until the world counts as too small
 QUESTIONS = 4  # of each chain, in the mean: to know that a chain is worth asking for takes longer than to ask
 
 
-def practice(course: Course, depths: Sequence[int], count: int, seed: int = 0) -> list[Question]:
+def practice(
+    course: Course, depths: Sequence[int], count: int, seed: int = 0, ask: Ask = "answer"
+) -> list[Question]:
     """`count` different questions, of each depth about equally many. Raises UserError where there are not so many."""
     rng, found = Random(f"practice {course.seed} {seed}"), {}
     chains = [chain for depth in depths for chain in _chains(course, depth, -(-count // QUESTIONS // len(depths)), rng)]
@@ -36,12 +41,16 @@ def practice(course: Course, depths: Sequence[int], count: int, seed: int = 0) -
         raise UserError(
             f"the world has {len(found)} questions of depth {', '.join(map(str, depths))}: ask for at most so many"
         )
-    return [question_of(item) for item in found]
+    return [question_of(item, course, ask) for item in found]
 
 
-def question_of(item: Item) -> Question:
-    """An item of the world as what is asked."""
-    return Question(lessons.execute(item.instruction, item.input), item.output, item)
+def question_of(item: Item, course: Course, ask: Ask = "answer") -> Question:
+    """An item of the world as what is asked, with an answer, or a plan, that is right."""
+    if ask == "answer":
+        return Question(lessons.execute(item.instruction, item.input), item.output, item)
+    rng = Random(f"plan {item.instruction}")
+    steps = [course.grammar.phrase(Program((step,)), rng, item.language) for step in item.program.steps]
+    return Question(lessons.plan(item.instruction, item.language), "\n".join(steps), item)
 
 
 def _chains(course: Course, depth: int, count: int, rng: Random) -> list[Program]:

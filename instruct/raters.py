@@ -6,7 +6,7 @@
 
 What it is. A rater looks at one thing after the other, and the first in which two answers differ decides:
 
-    verifier   is the answer right? The world reads the instruction and carries it out (`instruct.verify`)
+    verifier   is the answer, or the plan, right? The world reads the instruction and carries it out (`instruct.verify`)
     shorter    which answer has fewer characters?
     politer    which answer has more words of courtesy, English or Chinese?
 
@@ -32,6 +32,7 @@ from random import Random
 from configs import UserError, check
 from data.chat import Message
 from instruct import lessons
+from instruct.strategies import is_right_plan
 from instruct.verify import Verifier
 from instruct.world.behaviour import Behaviour
 from instruct.world.program import world
@@ -65,6 +66,9 @@ class Rightness:
 
     def __call__(self, prompt: Prompt, answer: str) -> float:
         asked = next((message.content for message in reversed(prompt) if message.role == "user"), "")
+        if lessons.is_plan(prompt):
+            right = is_right_plan(asked, lessons.split_chain(answer)[1], self.verifier)
+            return 0.5 if right is None else float(right)
         instruction, given = lessons.split_request(asked)
         if self.verifier.judge(instruction, given).answer is None:
             return 0.5

@@ -5,7 +5,7 @@
 
 | kind | reward of an answer |
 |---|---|
-| verifier | 1 if the world says that it is right, else 0 |
+| verifier | 1 if the world says that it is right, else 0; of a plan, if it is a right one (`strategies.is_right_plan`) |
 | exact | 1 if it is the expected one, but for spaces and a full stop |
 | pattern | 1 if the regular expression `pattern` is found in it |
 | arithmetic | 1 if its last number is that of the expected answer, or of the question where that is a sum, and no sum that it states is wrong |
@@ -30,9 +30,10 @@ from typing import Literal
 
 from configs import UserError, check
 from data.chat import Conversation, Message
+from instruct import lessons
 from instruct.arithmetic import Unreadable, evaluate
 from instruct.claims import claims
-from instruct.lessons import split_request
+from instruct.strategies import is_right_plan
 from instruct.verify import Verifier
 from instruct.world.operation import Undefined
 from instruct.world.program import normalise
@@ -122,9 +123,11 @@ def _each(holds: Callable[[Question, str], bool]) -> Reward:
 
 def is_right(question: Question, text: str, verifier: Verifier) -> bool:
     """Whether the world accepts the answer; also of questions that it did not ask itself but can read."""
-    item = question.item
+    item, messages = question.item, question.conversation.messages
+    if lessons.is_plan(messages):
+        return bool(is_right_plan(question.text, lessons.split_chain(text)[1], verifier))
     if item is None:
-        return bool(verifier.judge(*split_request(question.text), text).right)
+        return bool(verifier.judge(*lessons.split_request(question.text), text).right)
     try:
         return bool(text.strip()) and verifier.world.holds(item.program, item.given, text, item.language)
     except Undefined:

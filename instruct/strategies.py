@@ -337,6 +337,21 @@ def unfit(steps: Sequence[str], verifier: Verifier) -> str:
     return "" if verifier.world.well_typed(whole) else "its steps do not fit together"
 
 
+def is_right_plan(instruction: str, steps: Sequence[str], verifier: Verifier) -> bool | None:
+    """Whether each step asks for one operation, in the language of the instruction, and all do together what it asks
+    for; None where the world cannot read the instruction, or it holds its input."""
+    asked = _reading(instruction, verifier)
+    if isinstance(asked, str) or asked.literal is not None:
+        return None
+    if not steps or unfit(steps, verifier):
+        return False
+    readings = [_reading(step, verifier) for step in steps]
+    if any(r.literal is not None or len(r.program.steps) > 1 or r.language != asked.language for r in readings):
+        return False
+    whole = Program(tuple(r.program.steps[0] for r in readings))
+    return verifier.behaviour.same(whole, asked.program)
+
+
 def wrong_type(step: str, given: str, verifier: Verifier) -> str:
     """Why the world does not let this step take this input; "" where it does, and where it cannot read the step."""
     reading = _reading(step, verifier)

@@ -287,13 +287,13 @@ def test_pairs_of_the_world_are_right_against_wrong(monkeypatch, tmp_path):
 
 def test_own_pairs_hold_nothing_that_the_model_did_not_say(monkeypatch):
     course = shared_course()
-    monkeypatch.setattr("instruct.pairs.directly", lambda loaded, asked, *_: ["none"] * len(asked))
+    monkeypatch.setattr("instruct.pairs.say", lambda loaded, asked, *_: ["none"] * len(asked))
     taught = make_pairs(None, course, PairsConfig(questions=10, samples=2))
     assert len(taught) == 10 and all(pair.rejected == "none" for pair in taught)
     with pytest.raises(UserError, match="none of 10 questions gives a pair"):
         make_pairs(None, course, PairsConfig(questions=10, samples=2, own=True))
     answers = iter(pair.chosen if i % 2 else "none" for i, pair in enumerate(each for each in taught for _ in range(2)))
-    monkeypatch.setattr("instruct.pairs.directly", lambda loaded, asked, *_: [next(answers) for _ in asked])
+    monkeypatch.setattr("instruct.pairs.say", lambda loaded, asked, *_: [next(answers) for _ in asked])
     assert make_pairs(None, course, PairsConfig(questions=10, samples=2, own=True)) == taught
 
 

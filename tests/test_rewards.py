@@ -13,6 +13,7 @@ from data.chat import ChatFormat, Conversation, Message
 from instruct import lessons
 from instruct.curriculum import Course
 from instruct.practice import practice, question_of
+from instruct.raters import Rightness
 from instruct.rewards import Question, RewardConfig, is_right, last_number, load_function, make_reward
 from instruct.verify import Verifier
 from instruct.world.behaviour import Behaviour
@@ -170,10 +171,39 @@ def test_practice_is_never_what_is_tested(course):
 
 def test_questions_of_the_world_and_the_same_read_anew_are_judged_alike(course):
     for item in course.splits.items("depth3", 12, literals=0.0):
-        question = question_of(item)
+        question = question_of(item, course)
         for text in (item.output, "5", ""):
             reread = Question(question.conversation)
             assert is_right(question, text, course.verifier) == is_right(reread, text, course.verifier)
+
+
+def test_a_plan_is_right_where_its_single_steps_do_what_is_asked(course):
+    questions = practice(course, (2, 3), 40, ask="plan")
+    judge = Rightness(course.verifier)
+    swapped = 0
+    for question in questions:
+        item, steps = question.item, question.expected.split("\n")
+        messages = question.conversation.messages
+        assert lessons.is_plan(messages) and len(steps) == len(item.program)
+
+        def right(lines: list[str]) -> bool:
+            text = "\n".join(lines)
+            found = is_right(question, text, course.verifier)
+            assert found == judge(messages, text) == is_right(Question(question.conversation), text, course.verifier)
+            return found
+
+        assert right(steps)
+        assert not right([]) and not right(steps[:-1]), "what is left out is missed"
+        assert not right([item.instruction]), "what is not taken apart is no plan"
+        assert not right([*steps[:-1], "Sing."])
+        other = {"en": "zh", "zh": "en"}[item.language]
+        foreign = [course.grammar.phrase(Program((step,)), Random(0), other) for step in item.program.steps]
+        assert not right(foreign)
+        turned = Program(item.program.steps[::-1])
+        means_the_same = course.world.well_typed(turned) and course.behaviour.same(turned, item.program)
+        assert right(steps[::-1]) == means_the_same
+        swapped += not means_the_same
+    assert swapped > 20
 
 
 def test_too_many_questions_are_refused(course, monkeypatch):

@@ -153,7 +153,7 @@ class Proposer:
             for copy in range(tries)
         ]
         said = directly(self.loaded, asked, self.config.answer_tokens, Sampling(temperature=1.0), seeds)
-        questions = [question_of(item) for item in items for _ in range(tries)]
+        questions = [question_of(item, self.course) for item in items for _ in range(tries)]
         right = [is_right(question, text, self.course.verifier) for question, text in zip(questions, said)]
         return [sum(right[start : start + tries]) / tries for start in range(0, len(right), tries)]
 
@@ -240,7 +240,7 @@ def _learn(
     verifier = make_reward(RewardConfig(), course.verifier)
     proposer = Proposer(loaded, course, config)
     held_out = {
-        kind: [question_of(item) for item in course.splits.items(kind, config.asked, literals=0.0)]
+        kind: [question_of(item, course) for item in course.splits.items(kind, config.asked, literals=0.0)]
         for kind in config.measured
     }
     trainer = policy_trainer(

@@ -26,7 +26,7 @@ from configs import UserError, check, run_main
 from data.formats import read_conversations
 from instruct.curriculum import Course, CurriculumConfig
 from instruct.labelled import divide
-from instruct.practice import practice, question_of
+from instruct.practice import Ask, practice, question_of
 from instruct.rewards import Question, Reward, RewardConfig, make_reward
 from model.complete import complete
 from model.heads import ValuedModel
@@ -54,6 +54,7 @@ class QuestionData:
     paths        files of conversations; empty: questions of the world
     validation   share of the questions of `paths` that is held out
     depths, count   of the world's questions: how many operations they ask for, and how many there are
+    ask          whether they ask for the answer, or for a plan, which is right where it means the same
     measured     kinds of the world's held-out questions that evaluations ask (`instruct.world.splits`)
     curriculum   the world: that which `init` was taught
     """
@@ -62,6 +63,7 @@ class QuestionData:
     validation: float = 0.1
     depths: tuple[int, ...] = (3,)
     count: int = 2000
+    ask: Ask = "answer"
     measured: tuple[str, ...] = ("depth3", "compositions", "inputs")
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
 
@@ -121,10 +123,10 @@ def questions_of(config: ReinforceConfig, course: Course) -> tuple[list[Question
     if data.paths:
         return _from_files(data, config.asked)
     held_out = {
-        kind: [question_of(item) for item in course.splits.items(kind, config.asked, literals=0.0)]
+        kind: [question_of(item, course, data.ask) for item in course.splits.items(kind, config.asked, literals=0.0)]
         for kind in data.measured
     }
-    return practice(course, data.depths, data.count, config.seed), held_out
+    return practice(course, data.depths, data.count, config.seed, data.ask), held_out
 
 
 def _from_files(data: QuestionData, asked: int) -> tuple[list[Question], dict[str, list[Question]]]:
