@@ -177,31 +177,28 @@ def test_questions_of_the_world_and_the_same_read_anew_are_judged_alike(course):
             assert is_right(question, text, course.verifier) == is_right(reread, text, course.verifier)
 
 
+def judged_alike(question: Question, lines: list[str], verifier: Verifier) -> bool:
+    """Whether a plan is right, which the reward, a rater, and the reward of the same question read anew agree on."""
+    text = "\n".join(lines)
+    found = is_right(question, text, verifier)
+    assert found == Rightness(verifier)(question.conversation.messages, text)
+    assert found == is_right(Question(question.conversation), text, verifier)
+    return found
+
+
 def test_a_plan_is_right_where_its_single_steps_do_what_is_asked(course):
-    questions = practice(course, (2, 3), 40, ask="plan")
-    judge = Rightness(course.verifier)
     swapped = 0
-    for question in questions:
+    for question in practice(course, (2, 3), 40, ask="plan"):
         item, steps = question.item, question.expected.split("\n")
-        messages = question.conversation.messages
-        assert lessons.is_plan(messages) and len(steps) == len(item.program)
-
-        def right(lines: list[str]) -> bool:
-            text = "\n".join(lines)
-            found = is_right(question, text, course.verifier)
-            assert found == judge(messages, text) == is_right(Question(question.conversation), text, course.verifier)
-            return found
-
-        assert right(steps)
-        assert not right([]) and not right(steps[:-1]), "what is left out is missed"
-        assert not right([item.instruction]), "what is not taken apart is no plan"
-        assert not right([*steps[:-1], "Sing."])
+        assert lessons.is_plan(question.conversation.messages) and len(steps) == len(item.program)
         other = {"en": "zh", "zh": "en"}[item.language]
         foreign = [course.grammar.phrase(Program((step,)), Random(0), other) for step in item.program.steps]
-        assert not right(foreign)
+        assert judged_alike(question, steps, course.verifier)
+        for wrong in ([], steps[:-1], [item.instruction], [*steps[:-1], "Sing."], foreign):
+            assert not judged_alike(question, wrong, course.verifier)
         turned = Program(item.program.steps[::-1])
         means_the_same = course.world.well_typed(turned) and course.behaviour.same(turned, item.program)
-        assert right(steps[::-1]) == means_the_same
+        assert judged_alike(question, steps[::-1], course.verifier) == means_the_same
         swapped += not means_the_same
     assert swapped > 20
 
