@@ -25,7 +25,7 @@ import torch
 
 from configs import UserError
 from data.batches import PADDING, Batch
-from data.chat import ChatFormat, Conversation, Example, Message, prompt
+from data.chat import ChatFormat, Conversation, Example, Message, laid_out, prompt
 
 if TYPE_CHECKING:
     from data.tokenizer import Tokenizer
@@ -48,7 +48,7 @@ def fit_answers(
     Raises UserError, with the origin, for text that the tokenizer refuses.
     """
     try:
-        said = [[*tokenizer.encode(answer), tokenizer.end] for answer in answers]
+        said = [[*tokenizer.encode(laid_out(answer, format)), tokenizer.end] for answer in answers]
     except UserError as error:
         raise UserError(f"{origin}: {error}" if origin else str(error)) from None
     asked, room = Conversation(tuple(messages), origin), context - max(map(len, said))

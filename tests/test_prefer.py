@@ -193,17 +193,18 @@ def test_the_reference_is_computed_anew_when_it_or_the_data_changed(base, pairs,
 # Rows ----------------------------------------------------------------------------------------------------------------
 
 
-def test_answers_of_a_group_follow_the_same_prompt(small_tokenizer):
+@pytest.mark.parametrize("chat", [ChatFormat(), ChatFormat(spaced=True)], ids=["plain", "spaced"])
+def test_answers_of_a_group_follow_the_same_prompt(small_tokenizer, chat):
     """Also where it is shortened: by the room that the longest answer leaves. Whole, they are what chats are."""
     messages = (Message("system", "ka"), Message("user", "to mi ren " * 6))
-    whole = fit_answers(messages, ("sol", "ve ve ve"), small_tokenizer, ChatFormat(), 200)
+    whole = fit_answers(messages, ("sol", "ve ve ve"), small_tokenizer, chat, 200)
     for example, text in zip(whole, ("sol", "ve ve ve")):
-        expected = encode(Conversation((*messages, Message("assistant", text))), small_tokenizer, ChatFormat())
+        expected = encode(Conversation((*messages, Message("assistant", text))), small_tokenizer, chat)
         assert example.ids.tolist() == expected.ids.tolist() and example.weights.tolist() == expected.weights.tolist()
-    short = fit_answers(messages, ("sol", "ve ve ve"), small_tokenizer, ChatFormat(), len(whole[1]) - 5)
+    short = fit_answers(messages, ("sol", "ve ve ve"), small_tokenizer, chat, len(whole[1]) - 5)
     given = [example.ids[example.weights == 0].tolist() for example in short]
     assert given[0] == given[1] and len(short[1]) == len(whole[1]) - 5
-    assert fit_answers(messages, ("sol", "ve " * 40), small_tokenizer, ChatFormat(), 30) is None
+    assert fit_answers(messages, ("sol", "ve " * 40), small_tokenizer, chat, 30) is None
 
 
 def test_rows_of_kto_are_judged_answers_and_then_those_of_other_prompts(small_tokenizer):
