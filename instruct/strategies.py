@@ -348,7 +348,7 @@ def is_right_plan(instruction: str, steps: Sequence[str], verifier: Verifier) ->
     readings = [_reading(step, verifier) for step in steps]
     if any(r.literal is not None or len(r.program.steps) > 1 or r.language != asked.language for r in readings):
         return False
-    whole = Program(tuple(r.program.steps[0] for r in readings))
+    whole = Program(tuple(step for r in readings for step in r.program.steps))
     return verifier.behaviour.same(whole, asked.program)
 
 

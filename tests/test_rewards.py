@@ -201,6 +201,7 @@ def test_a_plan_is_right_where_its_single_steps_do_what_is_asked(course):
         assert judged_alike(question, steps[::-1], course.verifier) == means_the_same
         swapped += not means_the_same
     assert swapped > 20
+    assert Rightness(course.verifier)(lessons.plan("Sing.", "en").messages, "Sing.") == 0.5
 
 
 def test_too_many_questions_are_refused(course, monkeypatch):

@@ -131,6 +131,11 @@ def test_groups_without_signal_are_sampled_again_and_then_left_out(small_tokeniz
     settings = {"reward": reward, "report": lambda step, found: figures.append((step, found))}
     once = rollouts(small_tokenizer, LossConfig("dapo", attempts=0), **settings).batch(np.arange(4), np.arange(4, 8))
     assert (once.counted == 0).all(), "questions 0 to 3 give no signal"
+    for part in once.split(1):
+        model, rows = rollouts(small_tokenizer).loaded.model, []
+        model.trunk.register_forward_hook(lambda module, given, result: rows.append(len(result)))
+        ReinforceObjective(LossConfig(), 8)(model, part).total.backward()
+        assert rows == [1] and all(not p.grad.any() for p in model.parameters()), "a gradient of nothing, on every rank"
     assert figures[-1][0] == 2 and figures[-1][1]["silent"] == 1.0
     rows = rollouts(small_tokenizer, LossConfig("dapo", attempts=8), **settings)
     more = rows.batch(np.arange(4), np.arange(4, 8))
@@ -203,6 +208,19 @@ def test_the_gradient_is_that_of_the_policy_gradient(small_tokenizer, method, kl
     assert len(found) > 10
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_divergence_and_entropy_are_those_of_the_answers_in_use(small_tokenizer):
+    figures = []
+    report = lambda step, found: figures.append(found)
+    batch = rollouts(small_tokenizer, reward=half_silent, report=report).batch(np.array([3, 1, 2, 5]), np.arange(4))
+    used = batch.used
+    assert 0 < used.sum() < used.numel()
+    inside = (batch.weights > 0)[used]
+    logs, reference = batch.old[used], batch.reference[used]
+    each = ((reference - logs).exp() - 1 - (reference - logs)).sum(-1)
+    assert figures[0]["kl"] == pytest.approx(float(each.mean()), rel=1e-4)
+    assert figures[0]["entropy"] == pytest.approx(float(-logs[inside].mean()), rel=1e-4)
 
 
 def test_micro_batches_keep_groups_whole(small_tokenizer):
