@@ -133,7 +133,7 @@ def test_groups_without_signal_are_sampled_again_and_then_left_out(small_tokeniz
     assert (once.counted == 0).all(), "questions 0 to 3 give no signal"
     for part in once.split(1):
         model, rows = rollouts(small_tokenizer).loaded.model, []
-        model.trunk.register_forward_hook(lambda module, given, result: rows.append(len(result)))
+        model.trunk.register_forward_hook(lambda module, given, result, rows=rows: rows.append(len(result)))
         ReinforceObjective(LossConfig(), 8)(model, part).total.backward()
         assert rows == [1] and all(not p.grad.any() for p in model.parameters()), "a gradient of nothing, on every rank"
     assert figures[-1][0] == 2 and figures[-1][1]["silent"] == 1.0
