@@ -29,13 +29,16 @@ QUESTIONS = 4  # of each chain, in the mean: to know that a chain is worth askin
 def practice(
     course: Course, depths: Sequence[int], count: int, seed: int = 0, ask: Ask = "answer"
 ) -> list[Question]:
-    """`count` different questions, of each depth about equally many. Raises UserError where there are not so many."""
+    """`count` different questions, of each depth equally many where the world has them. Raises UserError where there
+    are not so many."""
     rng, found = Random(f"practice {course.seed} {seed}"), {}
-    chains = [chain for depth in depths for chain in _chains(course, depth, -(-count // QUESTIONS // len(depths)), rng)]
-    for attempt in range(TRIES * count if chains else 0):
+    by_depth = [_chains(course, depth, -(-count // QUESTIONS // len(depths)), rng) for depth in depths]
+    by_depth = [chains for chains in by_depth if chains]
+    for attempt in range(TRIES * count if by_depth else 0):
         if len(found) == count:
             break
-        if item := _item(course, chains[attempt % len(chains)], rng):
+        turn, place = divmod(attempt, len(by_depth))
+        if item := _item(course, by_depth[place][turn % len(by_depth[place])], rng):
             found[item] = None
     if len(found) < count:
         raise UserError(

@@ -165,6 +165,8 @@ def test_practice_is_never_what_is_tested(course):
         assert not any(course.behaviour.fingerprints(p) & tested for p in question.item.program.parts(2))
         assert is_right(question, question.expected, course.verifier)
         assert not is_right(question, question.expected + " x", course.verifier)
+    shallow = sum(len(question.item.program) == 1 for question in practice(course, (1, 3), 60))
+    assert abs(shallow - 30) <= 3, "few operations, and as many questions about them"
     assert [q.text for q in practice(course, (2, 3), 60)] == [q.text for q in questions]
     assert [q.text for q in practice(course, (2, 3), 60, seed=1)] != [q.text for q in questions]
 
