@@ -35,7 +35,7 @@ def test_three_accuracies_at_the_same_places(encoder, capsys):
     main([str(folder / "run")])
     found = json.loads(capsys.readouterr().out)
     last = [record for record in read_metrics(folder / "run") if record["kind"] == "evaluation"][-1]
-    assert found.keys() == {"model", "neighbours", "unigram", "places"}
+    assert found.keys() == {"model", "neighbours", "unigram", "places", "command", "steps", "machine"}
     assert found["model"] == pytest.approx(last["masked_accuracy"], abs=1e-9) and found["places"] > 50
     assert all(0 <= found[name] <= 1 for name in ("model", "neighbours", "unigram"))
     main([str(folder / "run"), "--rows", "1"])

@@ -4,7 +4,7 @@
 
 prints {"model": ..., "neighbours": ..., "unigram": ..., "places": ...} as JSON: the share of hidden tokens of the
 held-out text that each names. `neighbours` is `train.ngram.Neighbours`, learnt from the training text: the most
-frequent token between the two beside the place. `unigram` always names the most frequent one.
+frequent token between the two beside the place. `unigram` always names the most frequent one. With them stand the command, the steps of the run and the machine.
 
 All see the same corrupted rows. A chosen place may show its own token or a random one instead of <mask> (in BERT's
 recipe one in five); the baselines take what is shown there for true, which is right half of the time. Where the model
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from configs import UserError, load, run_main
+from configs.machine import machine
 from data.batches import Batch, Rows
 from data.prepare import PreparedData, prepare
 from data.tokenizer import Tokenizer
@@ -92,7 +93,8 @@ def main(argv: list[str]) -> None:
     rows = build_rows(config, data, "validation")
     batch_rows = max(1, 4096 // config.model.context)
     found = compare(loaded.model, rows, neighbours_of(data), data.tokenizer, batch_rows, arguments.rows)
-    print(json.dumps(found, indent=1))
+    said = {"command": f"python -m train.masked {' '.join(argv)}", "steps": config.train.steps, "machine": machine()}
+    print(json.dumps(found | said, indent=1))
 
 
 if __name__ == "__main__":
