@@ -2,9 +2,10 @@
 
     python -m train.masked runs/demo/encoder [--rows 200] [--device cpu]
 
-prints {"model": ..., "neighbours": ..., "unigram": ..., "places": ...} as JSON: the share of hidden tokens of the
-held-out text that each names. `neighbours` is `train.ngram.Neighbours`, learnt from the training text: the most
-frequent token between the two beside the place. `unigram` always names the most frequent one. With them stand the command, the steps of the run and the machine.
+prints {"model": ..., "neighbours": ..., "unigram": ..., "places": ...} as JSON: the share of hidden tokens of the held-
+out text that each names. `neighbours` is `train.ngram.Neighbours`, learnt from the training text: the most frequent
+token between the two beside the place. `unigram` always names the most frequent one. With them stand the command, the
+steps of the run and the machine.
 
 All see the same corrupted rows. A chosen place may show its own token or a random one instead of <mask> (in BERT's
 recipe one in five); the baselines take what is shown there for true, which is right half of the time. Where the model
