@@ -210,12 +210,14 @@ def test_the_gradient_is_that_of_the_policy_gradient(small_tokenizer, method, kl
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
-def test_divergence_and_entropy_are_those_of_the_answers_in_use(small_tokenizer):
+def test_divergence_and_entropy_are_those_of_the_answers_in_use(small_tokenizer, monkeypatch):
+    monkeypatch.setattr("train.rollouts.BATCH_TOKENS", 1)  # so that a part has groups of no use only
     figures = []
     report = lambda step, found: figures.append(found)
     batch = rollouts(small_tokenizer, reward=half_silent, report=report).batch(np.array([3, 1, 2, 5]), np.arange(4))
     used = batch.used
     assert 0 < used.sum() < used.numel()
+    assert not batch.old[~used].any() and not batch.reference[~used].any()
     inside = (batch.weights > 0)[used]
     logs, reference = batch.old[used], batch.reference[used]
     each = ((reference - logs).exp() - 1 - (reference - logs)).sum(-1)

@@ -164,6 +164,7 @@ def measured_logs(model: LanguageModel, batch: Batch, used: Tensor | None = None
     masks = [None] * len(batch.tokens) if used is None else used.split(size)
     parts = [token_logs(model, part, mask) for part, mask in zip(batch.split(size), masks)]
     logs = torch.cat([logs for logs, _ in parts])
+    logs = logs if used is None else logs * used[..., None]
     return logs, None if parts[0][1] is None else torch.cat([values for _, values in parts])
 
 
