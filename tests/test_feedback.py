@@ -125,19 +125,24 @@ def test_every_arm_has_marks_and_is_not_run_twice(folder, monkeypatch):
     proposer = Proposer(None, shared_course(), tiny(folder).players)
     items = [item for record in shared_seeds()[::3] if (item := proposer.item(record.instruction))]
 
+    clock = [0.0]
+
     def made(loaded, course, config, seed, share):
+        clock[0] += 60
         return [
             Preference(lessons.execute(i.instruction, i.input).messages, i.output, "no", simulated=True)
             for i in items[:30]
         ]
 
     monkeypatch.setattr(feedback, "make_pairs", made)
+    monkeypatch.setattr(feedback.time, "process_time", lambda: clock[0])
     monkeypatch.setattr(Proposer, "harvest", lambda self, pool, number, ranks: [(item, 0.5) for item in items[:5]])
     arms = ["grpo", "rft", "dpo", "kto", "dpo-30", "reward", "players", "adapters"]
     found = table_of(tiny(folder), 1, arms, Ranks())
     assert found.keys() == {"base", *arms}
     for name in arms:
         assert found[name][0]["marks"].keys() == set(KINDS) and found[name][0]["stopped"] is None
+        assert found[name][0]["cpu_seconds"] == 60 * (name in ("dpo", "kto", "dpo-30", "reward"))  # each pays for the pairs
         if name == "adapters":
             assert found[name][0]["task"].keys() == {"before", "after"}
             continue

@@ -15,7 +15,8 @@ the right answers here: each method learns from answers of the base (or of itsel
                                              from right answers, and only their own two gains can be compared
 
 Policy gradient samples steps x batch_size x group answers, pairs are made of questions x samples answers; the two
-numbers must be equal, and so must that of `players`. What else an arm costs is counted as CPU time.
+numbers must be equal, and so must that of `players`. CPU time is counted for each arm; the pairs of a seed are made
+once, and what that took is counted for every arm that learns from them.
 
 Each arm is a folder RUN/seedN/ARM with its run and `marks.json`; what is finished is not repeated. A run that
 `train.health` stops is reported as stopped, with the marks of its last checkpoint. Writes `feedback.json`,
@@ -56,8 +57,10 @@ from train.sft import SftConfig, fine_tune, questions_of, read_instructions
 
 NOISE = {"dpo-10": 0.1, "dpo-20": 0.2, "dpo-30": 0.3}
 TUNED = ("sft", "adapters")
+PAIRED = (*get_args(Kind), *NOISE, "reward")
 ARMS = (*METHODS, *get_args(Kind), *NOISE, "reward", "players", *TUNED)
 MARKS = "marks.json"
+COST = ".cost.json"  # beside a file of pairs: what they took
 
 
 @dataclass(frozen=True)
@@ -127,11 +130,12 @@ class Arms:
                 return None
             if self.ranks.is_main:
                 print(f"\n=== seed {self.seed}, {name}", flush=True)
+            made = self.pairs_seconds() if name in PAIRED else 0.0
             started, more = time.process_time(), {}
             model = Path(self.base)
             if name != "base":
                 model, more = self._run(name)
-            seconds = time.process_time() - started
+            seconds = made + time.process_time() - started
             found = grade(load_run(model), self.course, set_exam(self.course, self.config.exam), sharing(self.ranks))
             if self.ranks.is_main:
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,10 +225,15 @@ class Arms:
             found.append(accuracy(model, loaded.tokenizer, loaded.chat, questions, config.answer_tokens, self.ranks))
         return run, {"stopped": None, "records": [], "task": dict(zip(("before", "after"), found))}
 
+    def pairs_seconds(self) -> float:
+        """The CPU time that the pairs of the base took."""
+        return json.loads(self.pairs(0.0).with_suffix(COST).read_text("utf-8"))["cpu_seconds"]
+
     def pairs(self, noise: float) -> Path:
         """The file of the base's pairs, judged by a rater that errs so often; made where it is not there yet."""
         path = self.folder / f"pairs-{noise:.0%}.jsonl".replace("%", "")
-        if not self.ranks.from_main(path.exists()):
+        if not self.ranks.from_main(path.with_suffix(COST).exists()):
+            started = time.process_time()
             if noise:
                 rater = Rater("verifier", (Rightness(self.course.verifier),), noise, self.seed)
                 found = [judged(rater, pair) for pair in read_preferences(self.pairs(0.0))]
@@ -233,6 +242,8 @@ class Arms:
                 found = make_pairs(load_run(self.base), self.course, making, self.seed, sharing(self.ranks))
             if self.ranks.is_main:
                 write_preferences(path, found)
+                cost = {"cpu_seconds": time.process_time() - started}
+                write_text(path.with_suffix(COST), json.dumps(cost) + "\n")
             self.ranks.barrier()
         return path
 
