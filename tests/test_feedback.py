@@ -142,7 +142,7 @@ def test_every_arm_has_marks_and_is_not_run_twice(folder, monkeypatch):
     assert found.keys() == {"base", *arms}
     for name in arms:
         assert found[name][0]["marks"].keys() == set(KINDS) and found[name][0]["stopped"] is None
-        assert found[name][0]["cpu_seconds"] == 60 * (name in ("dpo", "kto", "dpo-30", "reward"))  # each pays for the pairs
+        assert found[name][0]["cpu_seconds"] == 60 * (name in ("dpo", "kto", "dpo-30", "reward"))  # the pairs
         if name == "adapters":
             assert found[name][0]["task"].keys() == {"before", "after"}
             continue
