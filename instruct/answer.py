@@ -84,7 +84,7 @@ def plans(loaded: LoadedModel, asked: Sequence[Asked], sampling: Sampling | None
     """The sub-instructions that the model takes each instruction apart into; () where it found none or too many."""
     unique = list(dict.fromkeys((one.instruction, one.language) for one in asked))
     said = say(loaded, [lessons.plan(*one) for one in unique], PLAN_TOKENS, sampling)
-    found = {one: tuple(line.strip() for line in text.splitlines() if line.strip()) for one, text in zip(unique, said)}
+    found = {one: lessons.split_plan(text) for one, text in zip(unique, said)}
     steps = [found[one.instruction, one.language] for one in asked]
     return [each if len(each) <= MOST_STEPS else () for each in steps]
 

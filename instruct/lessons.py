@@ -149,12 +149,17 @@ def construct(
     return _lesson("construct", request(question, HIDDEN if beside else ""), wanted, language)
 
 
+def split_plan(text: str) -> tuple[str, ...]:
+    """What "plan" says: its steps, one a line."""
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
 def split_chain(text: str) -> tuple[str | None, tuple[str, ...]]:
     """What "construct" says, taken apart: the input that it names (None for none), and the steps."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = split_plan(text)
     if lines and lines[0].startswith(INPUT.strip()):
-        return lines[0].removeprefix(INPUT.strip()).strip(), tuple(lines[1:])
-    return None, tuple(lines)
+        return lines[0].removeprefix(INPUT.strip()).strip(), lines[1:]
+    return None, lines
 
 
 def hide_quoted(text: str) -> tuple[str, str | None]:

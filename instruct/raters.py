@@ -67,7 +67,7 @@ class Rightness:
     def __call__(self, prompt: Prompt, answer: str) -> float:
         asked = next((message.content for message in reversed(prompt) if message.role == "user"), "")
         if lessons.is_plan(prompt):
-            right = is_right_plan(asked, lessons.split_chain(answer)[1], self.verifier)
+            right = is_right_plan(asked, lessons.split_plan(answer), self.verifier)
             return 0.5 if right is None else float(right)
         instruction, given = lessons.split_request(asked)
         if self.verifier.judge(instruction, given).answer is None:

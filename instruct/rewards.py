@@ -125,7 +125,7 @@ def is_right(question: Question, text: str, verifier: Verifier) -> bool:
     """Whether the world accepts the answer; also of questions that it did not ask itself but can read."""
     item, messages = question.item, question.conversation.messages
     if lessons.is_plan(messages):
-        return bool(is_right_plan(question.text, lessons.split_chain(text)[1], verifier))
+        return bool(is_right_plan(question.text, lessons.split_plan(text), verifier))
     if item is None:
         return bool(verifier.judge(*lessons.split_request(question.text), text).right)
     try:

@@ -196,7 +196,7 @@ def test_a_plan_is_right_where_its_single_steps_do_what_is_asked(course):
         other = {"en": "zh", "zh": "en"}[item.language]
         foreign = [course.grammar.phrase(Program((step,)), Random(0), other) for step in item.program.steps]
         assert judged_alike(question, steps, course.verifier)
-        for wrong in ([], steps[:-1], [item.instruction], [*steps[:-1], "Sing."], foreign):
+        for wrong in ([], steps[:-1], [item.instruction], [*steps[:-1], "Sing."], ["input: 1", *steps], foreign):
             assert not judged_alike(question, wrong, course.verifier)
         turned = Program(item.program.steps[::-1])
         means_the_same = course.world.well_typed(turned) and course.behaviour.same(turned, item.program)

@@ -112,7 +112,7 @@ class RolloutBatch(Batch):
     """Groups: tokens, targets, weights, documents and positions (B, K, T), weight 1 at the tokens of answers. Of each
     token (B, K, T) float32: its log-probability under the model that sampled it (`old`) and under the reference, its
     advantage, and what its value should be. counted (B, K) float32: 1 for an answer that counts in the mean. used
-    (B, K) bool: whether anything can follow from an answer; what belongs to the tokens of others is 0.
+    (B, K) bool: whether anything can follow from an answer; `old` and `reference` of others are 0.
     """
 
     old: Tensor
