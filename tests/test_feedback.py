@@ -137,7 +137,7 @@ def test_every_arm_has_marks_and_is_not_run_twice(folder, monkeypatch):
     monkeypatch.setattr(feedback, "make_pairs", made)
     monkeypatch.setattr(feedback.time, "process_time", lambda: clock[0])
     monkeypatch.setattr(Proposer, "harvest", lambda self, pool, number, ranks: [(item, 0.5) for item in items[:5]])
-    arms = ["grpo", "rft", "dpo", "kto", "dpo-30", "reward", "players", "adapters"]
+    arms = ["grpo", "rft", "lessons", "dpo", "kto", "dpo-30", "reward", "players", "adapters"]
     found = table_of(tiny(folder), 1, arms, Ranks())
     assert found.keys() == {"base", *arms}
     for name in arms:
@@ -147,9 +147,12 @@ def test_every_arm_has_marks_and_is_not_run_twice(folder, monkeypatch):
             assert found[name][0]["task"].keys() == {"before", "after"}
             continue
         kinds = [record["kind"] for record in found[name][0]["records"]]
-        assert "evaluation" in kinds and ("rollouts" in kinds) == (name in ("grpo", "rft", "reward", "players"))
+        assert "evaluation" in kinds
+        assert ("rollouts" in kinds) == (name in ("grpo", "rft", "lessons", "reward", "players"))
     assert {"accuracy", "ece"} <= found["reward"][0]["reward_model"].keys()
     assert all("depth3_right" in r for r in found["reward"][0]["records"] if r["kind"] == "evaluation")
+    silent = [record["silent"] for record in found["lessons"][0]["records"] if record["kind"] == "rollouts"]
+    assert silent == [1.0, 1.0] and "lessons" in found["lessons"][0]["records"][0], "no reward, only lessons"
     seed0 = folder / "run" / "seed0"
     clean, noisy = (read_preferences(seed0 / f"pairs-{name}.jsonl") for name in ("0", "30"))
     assert len(clean) == len(noisy) == 30 and clean != noisy
@@ -174,6 +177,8 @@ def test_unequal_numbers_of_answers_are_refused(folder):
         tiny(folder, "prefer.data.pairs.questions=5").require_comparable()
     with pytest.raises(UserError, match="above 0"):
         tiny(folder, "adapters.lora.rank=0").require_comparable()
+    with pytest.raises(UserError, match="the arm lessons needs"):
+        Arms(tiny(folder, f"run={folder}/deaf", "reinforce.loss.rehearsal=0"), 0, Ranks()).marks("lessons")
 
 
 @pytest.mark.parametrize(

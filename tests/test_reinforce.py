@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from configs import ConfigError, UserError, load
-from data.chat import ChatFormat
+from data.chat import ChatFormat, Conversation, Message
 from model import LanguageModel, ModelConfig
+from model.complete import complete
 from model.load import load_run, model_files
 from model.storage import checkpoint_folder, decode_tensors, newest_intact, write_folder
 from tests.oracle import OPERATIONS, untaught
@@ -78,6 +79,7 @@ def test_the_reward_rises(base, questions, tmp_path, method):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_is_bit_identical(base, questions, tmp_path, method):
     changes = [f"loss.method={method}", "loss.kl=0.01", "loss.good=0.1", "train.steps=4"]
+    changes += ["loss.rehearsal=0.5", f"data.lessons=['{questions}']"]
     reinforce(tiny(base, questions, tmp_path / "whole", *changes), Ranks())
     broken = build_trainer(tiny(base, questions, tmp_path / "broken", *changes), Ranks())
     while broken.state.step < 3:
@@ -98,6 +100,7 @@ def test_a_resumed_run_is_bit_identical(base, questions, tmp_path, method):
 
 def train_on(ranks: Ranks, base: str, questions: str, folder: str) -> None:
     changes = ["train.steps=3", "loss.kl=0.1", "train.micro_batch=1", "optimizer.kind=adamw", "optimizer.eps=1e-4"]
+    changes += ["loss.rehearsal=0.5", f"data.lessons=['{questions}']"]
     reinforce(tiny(base, questions, folder, *changes), ranks)
 
 
@@ -119,13 +122,24 @@ def test_questions_of_the_world(base, tmp_path, questions):
     """All of it, without files: practice, the verifier, and held-out chains."""
     changes = [
         "data.paths=[]", "data.count=12", "data.depths=[1, 3]", "data.measured=['depth3', 'inputs']",
-        "reward.function=", "reward.kind=verifier", "train.steps=1", "health.silent=0",
+        "reward.function=", "reward.kind=verifier", "train.steps=1", "health.silent=0", "loss.rehearsal=1",
     ]  # fmt: skip
     with pytest.raises(UserError, match="leaves room for 188 tokens"):
         build_trainer(tiny(base, questions, tmp_path / "run", *changes, "answer_tokens=188"), Ranks())
     reinforce(tiny(base, questions, tmp_path / "run", *changes), Ranks())
     [evaluated] = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "evaluation"]
     assert 0 <= evaluated["depth3"] <= 1 and 0 <= evaluated["inputs"] <= 1
+
+
+def test_what_is_rehearsed_stays(base, questions, tmp_path):
+    """The lessons' answer wins where the reward says nothing."""
+    path = tmp_path / "lessons.jsonl"
+    path.write_text(json.dumps({"instruction": "mi 3", "output": "to"}) + "\n", "utf-8")
+    changes = ["reward.function=tests.test_reinforce:never", "health.silent=0", "loss.rehearsal=1", "train.steps=60"]
+    reinforce(tiny(base, questions, tmp_path / "run", *changes, f"data.lessons=['{path}']"), Ranks())
+    asked = Conversation((Message("user", "mi 3"),))
+    assert [said.text for said in complete(load_run(tmp_path / "run"), [asked], 6)] == ["to"]
+    assert [said.text for said in complete(load_run(base), [asked], 6)] != ["to"]
 
 
 def test_a_run_that_is_ill_stops_and_says_why(base, questions, tmp_path):
@@ -150,6 +164,8 @@ def test_wrong_input_is_one_sentence(base, questions, tmp_path):
     refused("answer_tokens must be below", "answer_tokens=192")
     refused("group must be at least 2", "group=1", error=ConfigError)
     refused("train.parallel must be ddp", "train.parallel=fsdp", error=ConfigError)
+    refused("data.lessons must name what is rehearsed", "loss.rehearsal=1", error=ConfigError)
+    refused("not read while loss.rehearsal is 0", f"data.lessons=['{questions}']", error=ConfigError)
     refused("unknown kind 'all'", "data.measured=['all']", error=ConfigError)
     refused("function must be given", "reward.function=", error=ConfigError)
     assert not (tmp_path / "run").exists(), "nothing is written before the input is known to be good"

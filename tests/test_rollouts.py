@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from configs import ConfigError, UserError
+from data.answers import example_of
 from data.chat import ChatFormat, Conversation, Message
 from instruct.rewards import Question
 from model.heads import ValuedModel
@@ -23,6 +24,9 @@ from train.rollouts import Group, LossConfig, ReinforceObjective, RolloutBatch, 
 QUESTIONS = [
     Question(Conversation((Message("user", " ".join(["ka to"] * (1 + i % 3) + [str(i)])),)), str(i)) for i in range(7)
 ]
+
+
+LESSONS = [example_of(range(10, 10 + size), range(size, size + 4)) for size in (3, 5, 30)]
 
 
 def by_length(questions, answers):
@@ -210,6 +214,46 @@ def test_the_gradient_is_that_of_the_policy_gradient(small_tokenizer, method, kl
         torch.testing.assert_close(found[name], parameter.grad, rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("method", ["grpo", "dr-grpo", "dapo", "rloo", "ppo", "rft"])
+def test_a_lesson_beside_each_group(small_tokenizer, method):
+    """Adds `rehearsal` times its cross-entropy, and changes nothing about the group."""
+    seen = []
+    settings = {"values": method == "ppo", "reward": half_silent, "report": lambda _, found: seen.append(found)}
+    plain = rollouts(small_tokenizer, LossConfig(method, attempts=0), **settings)
+    rows = rollouts(small_tokenizer, LossConfig(method, attempts=0, rehearsal=2.5), lessons=LESSONS, **settings)
+    places = (np.array([3, 1, 2, 5]), np.arange(4))
+    batch, group = rows.batch(*places), plain.batch(*places)
+    figures, of_group = seen
+    assert answers_of(group) == [ids for i, ids in enumerate(answers_of(batch)) if i % 4 < 3]
+    torch.testing.assert_close(batch.advantages[:, :3][group.used], group.advantages[group.used])
+    lessons = {tuple(lesson.ids[1:][lesson.weights[1:] > 0].tolist()): lesson for lesson in LESSONS[:2]}
+    taken = [lessons[tuple(ids)] for ids in answers_of(batch)[3::4]]  # the third lesson is too long
+    assert answers_of(rows.batch(np.array([4]), np.array([2])))[-1] == answers_of(batch)[11], "of the position alone"
+    assert {len(each) for each in taken} == {7, 9}, "both are taken"
+    model, found = rows.loaded.model, []
+    for rollout, config in ((batch, rows.config), (group, plain.config)):
+        model.zero_grad()
+        terms = ReinforceObjective(config, rows.new_tokens)(model, rollout)
+        terms.total.backward()
+        found.append((terms, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}))
+    model.zero_grad()
+    wanted, average = 0.0, rows.config.switches.average
+    for lesson in taken:
+        logs = model(torch.from_numpy(lesson.ids[None, :-1]))[0].log_softmax(-1)
+        told = logs.gather(1, torch.from_numpy(lesson.ids[1:, None]))[:, 0] * torch.from_numpy(lesson.weights[1:])
+        wanted -= 2.5 * told.sum() / {"answer": lesson.weights[1:].sum(), "token": 1, "constant": 8}[average]
+    wanted.backward()
+    for name, parameter in model.named_parameters():
+        if name in found[0][1] and parameter.grad is not None:
+            more = found[0][1][name] - found[1][1].get(name, 0)
+            torch.testing.assert_close(more, parameter.grad, rtol=1e-3, atol=1e-4)
+    wanted = [float(batch.old[row, 3].sum()) for row in range(4)]
+    assert figures["lessons"] == pytest.approx(-sum(wanted) / sum(each.weights[1:].sum() for each in taken), rel=1e-4)
+    assert figures["kl"] == pytest.approx(of_group["kl"], rel=1e-3)
+    more = sum(each.weights[1:].sum() for each in taken) if average == "token" else 4
+    assert float(found[0][0].weight - found[1][0].weight) == more
+
+
 def test_divergence_and_entropy_are_those_of_the_answers_in_use(small_tokenizer, monkeypatch):
     monkeypatch.setattr("train.rollouts.BATCH_TOKENS", 1)  # so that a part has groups of no use only
     figures = []
@@ -247,9 +291,11 @@ def test_a_model_with_values_is_saved_and_is_a_language_model(small_tokenizer, t
 
 
 def test_settings_that_make_no_sense(small_tokenizer):
-    for wrong in ({"kl": -1.0}, {"trace": 1.5}, {"low": 2.0}, {"attempts": -1}):
+    for wrong in ({"kl": -1.0}, {"rehearsal": -1.0}, {"trace": 1.5}, {"low": 2.0}, {"attempts": -1}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             LossConfig(**wrong)
     assert LossConfig("dapo", high=0.5, attempts=1).switches.high == 0.5
     with pytest.raises(UserError, match="answer_tokens must be below"):
         rollouts(small_tokenizer, new_tokens=48)
+    with pytest.raises(UserError, match="none of 1 lessons has at most"):
+        rollouts(small_tokenizer, LossConfig(rehearsal=1.0), lessons=LESSONS[2:])

@@ -6,6 +6,7 @@ The bases are models of `train.rounds`, which know a world's operations and do w
 the right answers here: each method learns from answers of the base (or of itself) and from what is said about them.
 
     grpo, dr-grpo, dapo, rloo, ppo, rft      `train.reinforce` with that loss.method, rewarded by the verifier
+    lessons                                  the same without any reward: what their rehearsed lessons do by themselves
     dpo, cdpo, rdpo, ipo, hinge, simpo, orpo, kto    `train.prefer` with that loss.kind, on pairs of the base's answers
     dpo-10, dpo-20, dpo-30                   dpo where the (simulated) rater is wrong that often, in per cent
     reward                                   a reward model of these pairs, then policy gradient with it alone:
@@ -58,7 +59,8 @@ from train.sft import SftConfig, fine_tune, questions_of, read_instructions
 NOISE = {"dpo-10": 0.1, "dpo-20": 0.2, "dpo-30": 0.3}
 TUNED = ("sft", "adapters")
 PAIRED = (*get_args(Kind), *NOISE, "reward")
-ARMS = (*METHODS, *get_args(Kind), *NOISE, "reward", "players", *TUNED)
+ARMS = (*METHODS, "lessons", *get_args(Kind), *NOISE, "reward", "players", *TUNED)
+NOTHING = "(?!)"  # a pattern that no answer matches
 MARKS = "marks.json"
 COST = ".cost.json"  # beside a file of pairs: what they took
 
@@ -152,8 +154,10 @@ class Arms:
             return self._by_reward_model(run)
         if name in TUNED:
             return self._tuned(run, getattr(self.config, name))
+        if name == "lessons":
+            return self._followed(run, self._only_lessons(run), "rollouts")
         if name in METHODS:
-            return self._followed(run, self._reinforced(run, RewardKind(), name), "rollouts")
+            return self._followed(run, self._reinforced(run, name, reward=RewardKind()), "rollouts")
         kind = "dpo" if name in NOISE else name
         config = replace(
             self.config.prefer,
@@ -177,16 +181,24 @@ class Arms:
         records = [record for record in read_metrics(run) if record["kind"] in (kind, "evaluation")]
         return run, {"stopped": stopped, "records": records}
 
-    def _reinforced(self, run: Path, reward: RewardKind, method: str) -> Callable[[], Any]:
+    def _only_lessons(self, run: Path) -> Callable[[], Any]:
+        given = self.config.reinforce
+        if not given.loss.rehearsal:
+            raise UserError("the arm lessons needs reinforce.loss.rehearsal above 0, else nothing is learnt")
+        nothing = RewardKind("pattern", pattern=NOTHING)
+        health = replace(given.health, silent=0.0)
+        return self._reinforced(run, given.loss.method, reward=nothing, health=health)
+
+    def _reinforced(self, run: Path, method: str, **changes: Any) -> Callable[[], Any]:
         given = self.config.reinforce
         config = replace(
             given,
             run=str(run),
             init=self.base,
             seed=self.seed,
-            reward=reward,
             loss=replace(given.loss, method=method),
             data=replace(given.data, curriculum=self.config.curriculum),
+            **changes,
         )
         return lambda: reinforce(config, self.ranks)
 
@@ -195,7 +207,8 @@ class Arms:
         data = replace(self.config.reward.data, paths=(str(self.pairs(0.0)),))
         train_reward(replace(self.config.reward, run=str(judge), init=self.base, seed=self.seed, data=data), self.ranks)
         report = json.loads((judge / "report.json").read_text("utf-8"))
-        work = self._reinforced(run, RewardKind("model", model=str(judge)), self.config.reinforce.loss.method)
+        learnt = RewardKind("model", model=str(judge))
+        work = self._reinforced(run, self.config.reinforce.loss.method, reward=learnt)
         model, more = self._followed(run, work, "rollouts")
         return model, more | {"reward_model": report}
 

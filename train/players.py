@@ -47,7 +47,7 @@ from model.storage import newest_intact
 from train.distributed import Ranks
 from train.health import HealthConfig
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.reinforce import measure, policy_trainer, starting_model
+from train.reinforce import measure, policy_trainer, starting_model, world_lessons
 from train.rollouts import LossConfig
 from train.rounds import sharing
 from train.run import STATE, RunFolder, TrainState
@@ -251,6 +251,7 @@ def _learn(
         proposer if questions is None else verifier,
         evaluate=lambda: measure(loaded, held_out, {"": verifier}, config.answer_tokens, ranks),
         ranks=ranks,
+        lessons=world_lessons(course) if config.loss.rehearsal else (),
     )
     try:
         trainer.fit()

@@ -23,11 +23,13 @@ from typing import TYPE_CHECKING
 from torch import nn
 
 from configs import UserError, check, run_main
+from data.chat import Conversation, fit_all
 from data.formats import read_conversations
 from instruct.curriculum import Course, CurriculumConfig
 from instruct.labelled import divide
 from instruct.practice import Ask, practice, question_of
 from instruct.rewards import Question, Reward, RewardConfig, make_reward
+from instruct.teach import teach
 from model.complete import complete
 from model.heads import ValuedModel
 from model.load import LoadedModel, load_run, model_files
@@ -44,6 +46,7 @@ from train.trainer import TrainConfig, Trainer
 if TYPE_CHECKING:
     from train.players import PlayersConfig
 
+LESSONS = 10_000  # of the world, to rehearse
 MEASURED = ("inputs", "phrasings", "open", "compositions", "depth3")
 
 
@@ -57,6 +60,8 @@ class QuestionData:
     ask          whether they ask for the answer, or for a plan, which is right where it means the same
     measured     kinds of the world's held-out questions that evaluations ask (`instruct.world.splits`)
     curriculum   the world: that which `init` was taught
+    lessons      files of conversations to rehearse (`loss.rehearsal`); empty: lessons of the world, as `train.rounds`
+                 teaches them
     """
 
     paths: tuple[str, ...] = ()
@@ -66,6 +71,7 @@ class QuestionData:
     ask: Ask = "answer"
     measured: tuple[str, ...] = ("depth3", "compositions", "inputs")
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
+    lessons: tuple[str, ...] = ()
 
     def __post_init__(self):
         problems = [] if 0 < self.validation < 1 else [f"validation must lie between 0 and 1, got {self.validation}"]
@@ -111,6 +117,10 @@ class ReinforceConfig:
         ]
         if self.train.parallel != "ddp":
             problems.append("train.parallel must be ddp: sampling needs the whole model on each rank")
+        if self.data.lessons and not self.loss.rehearsal:
+            problems.append("data.lessons are not read while loss.rehearsal is 0: raise it, or leave them out")
+        if self.data.paths and self.loss.rehearsal and not self.data.lessons:
+            problems.append("data.lessons must name what is rehearsed, for data.paths are not of the world")
         check(problems)
 
 
@@ -138,6 +148,18 @@ def _from_files(data: QuestionData, asked: int) -> tuple[list[Question], dict[st
             "are needed: give more, or change data.validation"
         )
     return train, {"held_out": held_out[:asked]}
+
+
+def lessons_of(data: QuestionData, course: Course) -> list[Conversation]:
+    """What is rehearsed: of files, or of the world."""
+    if data.lessons:
+        return [each for path in data.lessons for each in read_conversations(path, split="train")]
+    return world_lessons(course)
+
+
+def world_lessons(course: Course) -> list[Conversation]:
+    """Lessons in what the world's models were taught."""
+    return teach(course.seeds(), LESSONS, course.seed)
 
 
 def measure(
@@ -214,6 +236,7 @@ def build_trainer(config: ReinforceConfig, ranks: Ranks, fresh: bool = False) ->
         reward,
         evaluate=lambda: measure(loaded, held_out, rewards, config.answer_tokens, ranks),
         ranks=ranks,
+        lessons=lessons_of(config.data, course) if config.loss.rehearsal else (),
         fresh=fresh,
     )
     if ranks.is_main:
@@ -231,6 +254,7 @@ def policy_trainer(
     reward: Reward,
     evaluate: Callable[[], dict[str, float]],
     ranks: Ranks,
+    lessons: Sequence[Conversation] = (),
     fresh: bool = False,
 ) -> Trainer:
     """The trainer of one run of policy gradient from `loaded`, in a folder that it opens."""
@@ -248,6 +272,7 @@ def policy_trainer(
         seed=config.seed,
         ranks=ranks,
         report=watch,
+        lessons=fit_all(lessons, loaded.tokenizer, loaded.chat, loaded.model.config.context + 1)[0] if lessons else (),
     )
     run.open(config, fresh)
     ranks.barrier()

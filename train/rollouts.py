@@ -13,6 +13,9 @@ several updates with the same rollouts would save in sampling, they would cost i
 
 Answers from which nothing follows (their group is silent, or they are not kept, and no divergence or value is in the
 loss) are counted, and the model is not run on them: where the base solves a question always or never, that is most.
+
+What is only practised drives out what is not. So each group may have a lesson beside it, an answer more whose advantage
+is always `rehearsal`: the gradient of its cross-entropy (PPO-ptx, Ouyang et al. 2022, https://arxiv.org/abs/2203.02155).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ from torch import Tensor, nn
 from configs import UserError, check
 from data.answers import AnswerRows, example_of
 from data.batches import Batch
-from data.chat import prompt, taken_in
+from data.chat import Example, prompt, taken_in
 from data.order import key
 from instruct.rewards import Question, Reward
 from model.complete import Completion
@@ -66,10 +69,12 @@ class LossConfig:
     value            weight of the squared error of the values (ppo)
     discount, trace  of generalised advantage estimation (ppo)
     good             the smallest reward of an answer that is worth learning (rft)
+    rehearsal        weight of the lesson beside each group, which counts as one answer more; 0: no lessons
     """
 
     method: Method = "grpo"
     kl: float = 0.0
+    rehearsal: float = 0.0
     value: float = 0.5
     discount: float = 1.0
     trace: float = 0.95
@@ -84,7 +89,9 @@ class LossConfig:
 
     def __post_init__(self):
         problems = [
-            f"{n} must not be negative, got {getattr(self, n)}" for n in ("kl", "value") if getattr(self, n) < 0
+            f"{n} must not be negative, got {getattr(self, n)}"
+            for n in ("kl", "rehearsal", "value")
+            if getattr(self, n) < 0
         ]
         problems += [
             f"{n} must lie between 0 and 1, got {getattr(self, n)}"
@@ -109,7 +116,8 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class RolloutBatch(Batch):
-    """Groups: tokens, targets, weights, documents and positions (B, K, T), weight 1 at the tokens of answers. Of each
+    """Groups: tokens, targets, weights, documents and positions (B, K, T), weight 1 at the tokens of answers; with
+    lessons, the last of the K is the lesson. Of each
     token (B, K, T) float32: its log-probability under the model that sampled it (`old`) and under the reference, its
     advantage, and what its value should be. counted (B, K) float32: 1 for an answer that counts in the mean. used
     (B, K) bool: whether anything can follow from an answer; `old` and `reference` of others are 0.
@@ -200,9 +208,11 @@ class ReinforceObjective:
 class Rollouts:
     """The trainer's rows: row i is a group of answers to question i (see the head of this module).
 
-    loaded: the model that is trained. Questions that leave no room for an answer are not asked. report(step, figures):
-    called for each batch with the figures of all ranks, named as in `train.health`; reward, length, repetition and
-    unfinished are of all answers that were sampled, kl and entropy of those that are used.
+    loaded: the model that is trained. Questions that leave no room for an answer are not asked. lessons: what is
+    rehearsed; those longer than the longest question with its answer are left out, for they would widen every row.
+    report(step, figures): called for each batch with the figures of all ranks, named as in `train.health`; reward,
+    length, repetition and unfinished are of all answers that were sampled, kl and entropy of those that are used;
+    lessons is the cross-entropy of a token of what is rehearsed, in nats.
     """
 
     def __init__(
@@ -219,6 +229,7 @@ class Rollouts:
         seed: int,
         ranks: Ranks,
         report: Callable[[int, dict[str, float]], None],
+        lessons: Sequence[Example] = (),
     ):
         self.loaded, self.reference, self.reward, self.config = loaded, reference, reward, config
         self.group, self.new_tokens = group, new_tokens
@@ -234,13 +245,22 @@ class Rollouts:
                 f"{self.context}: lower answer_tokens, or ask shorter questions"
             )
         self.questions, self.prompts = [questions[i] for i in fitting], [prompts[i] for i in fitting]
+        self.lessons: list[Example] = []
+        if config.rehearsal:
+            longest = max(map(len, self.prompts)) + new_tokens
+            self.lessons = [each for each in lessons if len(each) <= longest]
+            if not self.lessons:
+                raise UserError(
+                    f"none of {len(lessons)} lessons has at most {longest} tokens, as the longest question with its "
+                    "answer: rehearse shorter lessons, raise answer_tokens, or set loss.rehearsal to 0"
+                )
 
     def __len__(self) -> int:
         return len(self.questions)
 
     def batch(self, samples: np.ndarray, positions: np.ndarray) -> RolloutBatch:
         groups, tried = self.sample(samples, positions)
-        batch, figures = self._with_advantages(groups)
+        batch, figures = self._with_advantages(groups, [self._lesson(int(position)) for position in positions])
         step = int(positions[0]) // self.batch_size + 1
         self.report(step, self._figures(tried, figures))
         return batch
@@ -303,34 +323,52 @@ class Rollouts:
 
     # From groups to a batch ------------------------------------------------------------------------------------------
 
-    def _with_advantages(self, groups: Sequence[Group]) -> tuple[RolloutBatch, dict[str, float]]:
+    def _lesson(self, position: int) -> list[Example]:
+        """The lesson beside the group of this position, if any."""
+        if not self.lessons:
+            return []
+        return [self.lessons[int(key(self.seed, position, 0, self.group) % np.uint64(len(self.lessons)))]]
+
+    def _with_advantages(
+        self, groups: Sequence[Group], lessons: Sequence[list[Example]]
+    ) -> tuple[RolloutBatch, dict[str, float]]:
         """The batch, on the device of the model, and sums for the figures of its tokens."""
-        switches, config, device = self.config.switches, self.config, self.ranks.device
-        examples = [[example_of(self.prompts[g.question], ids) for ids in g.ids] for g in groups]
+        switches, config, device, K = self.config.switches, self.config, self.ranks.device, self.group
+        examples = [
+            [*(example_of(self.prompts[g.question], ids) for ids in g.ids), *lesson]
+            for g, lesson in zip(groups, lessons)
+        ]
         rows = AnswerRows(examples, self.context, self.loaded.tokenizer.pad)
         batch = rows.batch(np.arange(len(groups)), np.arange(len(groups))).to(device)
-        mask = batch.weights > 0
         rewards = torch.tensor([g.rewards for g in groups], dtype=torch.float32, device=device)  # (B, K)
         counted, used = self._counted_and_used(groups, rewards)
-        old, values = measured_logs(self.loaded.model, batch, used)
-        reference, _ = measured_logs(self.reference, batch, used)
+        lesson = torch.ones(len(groups), rows.size - K, device=device)  # (B, 1), or (B, 0) where nothing is rehearsed
+        old, values = measured_logs(self.loaded.model, batch, torch.cat([used, lesson > 0], 1))
+        reference, _ = measured_logs(self.reference, batch, torch.cat([used, lesson > 0], 1))
+        mask, gaps = batch.weights > 0, (old - reference)[:, :K]
+        own = mask[:, :K]
         if switches.advantage == "kept":
-            advantages = mask.to(old.dtype)
+            advantages = own.to(old.dtype)
         elif switches.advantage == "values":
-            spread = _at_last(rewards, mask) - self._penalty() * (old - reference) * mask
-            advantages = gae(spread, values, mask, config.discount, config.trace)
+            spread = _at_last(rewards, own) - self._penalty() * gaps * own
+            advantages = gae(spread, values[:, :K], own, config.discount, config.trace)
         else:
-            penalty = self._penalty() * ((old - reference) * mask).sum(-1)
-            advantages = group_advantages(rewards - penalty, switches.advantage)[..., None] * mask
-        returns = torch.zeros_like(old) if values is None else advantages + values
-        fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
+            penalty = self._penalty() * (gaps * own).sum(-1)
+            advantages = group_advantages(rewards - penalty, switches.advantage)[..., None] * own
         sums = {
             "used": int(used.sum()),
-            "tokens": int((mask & used[..., None]).sum()),
-            "kl": float(k3(old, reference).sum()),
-            "entropy": float(-old.sum()),
+            "tokens": int((own & used[..., None]).sum()),
+            "kl": float(k3(old[:, :K], reference[:, :K]).sum()),
+            "entropy": float(-old[:, :K].sum()),
+            "told": int(mask[:, K:].sum()),
+            "lessons": float(-old[:, K:].sum()),
         }
+        returns = torch.zeros_like(old) if values is None else values.clone()  # of a lesson nothing is to be learnt
+        returns[:, :K] += 0 if values is None else advantages
+        advantages = torch.cat([advantages, config.rehearsal * mask[:, K:]], 1)
+        fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
         samples = torch.tensor([g.question for g in groups], device=device)
+        counted, used = torch.cat([counted, lesson], 1), torch.cat([used, lesson > 0], 1)
         return RolloutBatch(
             **(fields | {"samples": samples}), **_named(old, reference, advantages, returns, counted, used)
         ), sums
@@ -363,15 +401,17 @@ class Rollouts:
         """Of all ranks."""
         answers = [each for group in tried for each in zip(group.ids, group.said, group.rewards)]
         sums = [
-            *(len(tried), len(answers), of_tokens["used"], of_tokens["tokens"], of_tokens["kl"], of_tokens["entropy"]),
+            *(len(tried), len(answers)),
+            *(of_tokens[name] for name in ("used", "tokens", "kl", "entropy", "told", "lessons")),
             *(sum(group.is_silent for group in tried), sum(reward for *_, reward in answers)),
             *(sum(len(ids) for ids, *_ in answers), sum(repetition(ids) for ids, *_ in answers)),
             sum(not said.finished for _, said, _ in answers),
         ]
         totals = self.ranks.sum(torch.tensor(sums, dtype=torch.float64, device=self.ranks.device)).tolist()
-        groups, answers, used, tokens, kl, entropy, silent, *rest = totals
+        groups, answers, used, tokens, kl, entropy, told, lessons, silent, *rest = totals
         figures = dict(zip(("reward", "length", "repetition", "unfinished"), (total / answers for total in rest)))
-        return figures | {"silent": silent / groups, "kl": kl / used, "entropy": entropy / tokens, "groups": groups}
+        figures |= {"silent": silent / groups, "kl": kl / used, "entropy": entropy / tokens, "groups": groups}
+        return figures | ({"lessons": lessons / told} if told else {})
 
 
 def _named(*tensors: Tensor) -> dict[str, Tensor]:
