@@ -37,7 +37,7 @@ from instruct.rewards import Question, Reward
 from model.complete import Completion
 from model.generate import never_generated
 from model.generation import generate
-from model.heads import LanguageModel, ValuedModel
+from model.heads import LanguageModel
 from model.load import LoadedModel
 from model.sampling import Sampling
 from train.advantages import (
@@ -53,12 +53,13 @@ from train.advantages import (
     is_silent,
     k3,
 )
+from train.answer_logs import token_logs
 from train.distributed import Ranks
 from train.health import repetition
 from train.objectives import LossTerms
 
 ROWS = 256  # answers that are sampled together
-BATCH_TOKENS = 16_384  # of a forward pass that needs no gradient
+BATCH_TOKENS = 65_536  # of a forward pass that needs no gradient
 
 
 @dataclass(frozen=True)
@@ -147,26 +148,9 @@ class Group(NamedTuple):
 # Log-probabilities ---------------------------------------------------------------------------------------------------
 
 
-def token_logs(model: LanguageModel, batch: Batch, used: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities of the tokens of answers, and the values before them if the model has values: (B, K, T), 0 at
-    all other places. used (B, K) bool: the answers that the model is run on; of none the first one is taken, so that
-    every parameter has a gradient on every rank."""
-    shape = batch.tokens.shape
-    chosen = torch.ones(shape[:2], dtype=torch.bool, device=batch.tokens.device) if used is None else used.clone()
-    chosen[0, 0] |= ~chosen.any()
-    places = (batch.weights > 0) & chosen[..., None]
-    tokens, documents, positions = (part[chosen] for part in (batch.tokens, batch.documents, batch.positions))
-    hidden = model.trunk(tokens, documents, positions)[places[chosen]]  # (N, C)
-    found = -model.head.losses(hidden[None], batch.targets[places][None])[0]
-    logs = torch.zeros(shape, dtype=found.dtype, device=found.device).masked_scatter(places, found)
-    if not isinstance(model, ValuedModel):
-        return logs, None
-    return logs, torch.zeros_like(logs).masked_scatter(places, model.values(hidden).to(logs.dtype))
-
-
 @torch.no_grad()
 def measured_logs(model: LanguageModel, batch: Batch, used: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """The same without gradient, in parts."""
+    """Those of `train.answer_logs.token_logs` without gradient, in parts; 0 where an answer is not used."""
     model.eval()
     size = max(1, BATCH_TOKENS // batch.tokens[0].numel())
     masks = [None] * len(batch.tokens) if used is None else used.split(size)
