@@ -95,6 +95,11 @@ def test_a_rater_is_as_often_wrong_as_one_says():
 # The arms ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(autouse=True)
+def few_lessons(monkeypatch):
+    monkeypatch.setattr("train.reinforce.LESSONS", 50)
+
+
 def tiny(folder, *overrides) -> FeedbackConfig:
     names = ", ".join(f'"{name}"' for name in OPERATIONS)
     short = ("steps=2", "batch_size=2", "save_every=1", "evaluate_every=2", "compile=off")

@@ -52,7 +52,8 @@ def tiny(base, questions, folder, *overrides) -> ReinforceConfig:
         "answer_tokens=6", "asked=8", "reward.kind=function", "reward.function=tests.test_reinforce:share_of_wanted",
         f"data.curriculum.operations=[{names}]", "data.curriculum.compositions=12", "data.curriculum.held_out=5",
         "data.curriculum.depth3=12", "health.unfinished=0", "optimizer.lr=0.01", "train.steps=6", "train.batch_size=4",
-        "train.save_every=2", "train.log_every=1", "train.threads=1", "schedule.warmup=0", *overrides,
+        "train.save_every=2", "train.log_every=1", "train.threads=1", "schedule.warmup=0",
+        "schedule.kind=constant", "optimizer.kind=adamw", "loss.rehearsal=0", *overrides,
     ]  # fmt: skip
     return load(ReinforceConfig, "configs/demo/reinforce.toml", settings)
 
@@ -118,8 +119,9 @@ def test_two_ranks_equal_one(base, questions, tmp_path):
         assert mine == pytest.approx(theirs, rel=1e-3, abs=1e-4)
 
 
-def test_questions_of_the_world(base, tmp_path, questions):
-    """All of it, without files: practice, the verifier, and held-out chains."""
+def test_questions_of_the_world(base, tmp_path, questions, monkeypatch):
+    """All of it, without files: practice, the verifier, lessons, and held-out chains."""
+    monkeypatch.setattr("train.reinforce.LESSONS", 50)
     changes = [
         "data.paths=[]", "data.count=12", "data.depths=[1, 3]", "data.measured=['depth3', 'inputs']",
         "reward.function=", "reward.kind=verifier", "train.steps=1", "health.silent=0", "loss.rehearsal=1",
@@ -129,6 +131,7 @@ def test_questions_of_the_world(base, tmp_path, questions):
     reinforce(tiny(base, questions, tmp_path / "run", *changes), Ranks())
     [evaluated] = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "evaluation"]
     assert 0 <= evaluated["depth3"] <= 1 and 0 <= evaluated["inputs"] <= 1
+    assert all(record["lessons"] > 0 for record in read_metrics(tmp_path / "run") if record["kind"] == "rollouts")
 
 
 def test_what_is_rehearsed_stays(base, questions, tmp_path):
@@ -164,7 +167,7 @@ def test_wrong_input_is_one_sentence(base, questions, tmp_path):
     refused("answer_tokens must be below", "answer_tokens=192")
     refused("group must be at least 2", "group=1", error=ConfigError)
     refused("train.parallel must be ddp", "train.parallel=fsdp", error=ConfigError)
-    refused("data.lessons must name what is rehearsed", "loss.rehearsal=1", error=ConfigError)
+    refused("name data.lessons to rehearse", "loss.rehearsal=1", error=ConfigError)
     refused("not read while loss.rehearsal is 0", f"data.lessons=['{questions}']", error=ConfigError)
     refused("unknown kind 'all'", "data.measured=['all']", error=ConfigError)
     refused("function must be given", "reward.function=", error=ConfigError)

@@ -65,6 +65,7 @@ class PlayersConfig:
     prompts     different prompts of the proposer
     tries       answers by which is judged how hard a proposal is
     proposals   that are written after the proposer has learnt, for the solver
+    execution   see `train.reinforce.QuestionData`
     """
 
     run: str = "runs/players"
@@ -79,6 +80,7 @@ class PlayersConfig:
     answer_tokens: int = 64
     asked: int = 200
     measured: tuple[str, ...] = ("depth3", "compositions", "inputs")
+    execution: bool = False
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
@@ -251,7 +253,7 @@ def _learn(
         proposer if questions is None else verifier,
         evaluate=lambda: measure(loaded, held_out, {"": verifier}, config.answer_tokens, ranks),
         ranks=ranks,
-        lessons=world_lessons(course) if config.loss.rehearsal else (),
+        lessons=world_lessons(course, config.execution) if config.loss.rehearsal else (),
     )
     try:
         trainer.fit()

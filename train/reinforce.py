@@ -29,7 +29,7 @@ from instruct.curriculum import Course, CurriculumConfig
 from instruct.labelled import divide
 from instruct.practice import Ask, practice, question_of
 from instruct.rewards import Question, Reward, RewardConfig, make_reward
-from instruct.teach import teach
+from instruct.teach import ON_REQUEST, SHARES, teach
 from model.complete import complete
 from model.heads import ValuedModel
 from model.load import LoadedModel, load_run, model_files
@@ -62,6 +62,7 @@ class QuestionData:
     curriculum   the world: that which `init` was taught
     lessons      files of conversations to rehearse (`loss.rehearsal`); empty: lessons of the world, as `train.rounds`
                  teaches them
+    execution    whether these are also in answering by chains, as where `train.rounds` had this setting
     """
 
     paths: tuple[str, ...] = ()
@@ -72,6 +73,7 @@ class QuestionData:
     measured: tuple[str, ...] = ("depth3", "compositions", "inputs")
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     lessons: tuple[str, ...] = ()
+    execution: bool = False
 
     def __post_init__(self):
         problems = [] if 0 < self.validation < 1 else [f"validation must lie between 0 and 1, got {self.validation}"]
@@ -120,7 +122,7 @@ class ReinforceConfig:
         if self.data.lessons and not self.loss.rehearsal:
             problems.append("data.lessons are not read while loss.rehearsal is 0: raise it, or leave them out")
         if self.data.paths and self.loss.rehearsal and not self.data.lessons:
-            problems.append("data.lessons must name what is rehearsed, for data.paths are not of the world")
+            problems.append("data.paths are not of the world: name data.lessons to rehearse or set loss.rehearsal=0")
         check(problems)
 
 
@@ -154,12 +156,12 @@ def lessons_of(data: QuestionData, course: Course) -> list[Conversation]:
     """What is rehearsed: of files, or of the world."""
     if data.lessons:
         return [each for path in data.lessons for each in read_conversations(path, split="train")]
-    return world_lessons(course)
+    return world_lessons(course, data.execution)
 
 
-def world_lessons(course: Course) -> list[Conversation]:
+def world_lessons(course: Course, execution: bool) -> list[Conversation]:
     """Lessons in what the world's models were taught."""
-    return teach(course.seeds(), LESSONS, course.seed)
+    return teach(course.seeds(), LESSONS, course.seed, (*SHARES, *(ON_REQUEST if execution else ())))
 
 
 def measure(
