@@ -11,11 +11,11 @@ import torch
 from configs import ConfigError
 from data.answers import AnswerRows, example_of
 from tests.small import small_model
-from train.answer_logs import answer_logs
 from train.preference import (
     Logs,
     PreferenceConfig,
     PreferenceObjective,
+    answer_logs,
     divergence,
     kto_losses,
     log_odds,

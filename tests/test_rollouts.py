@@ -18,9 +18,8 @@ from model.load import LoadedModel, load_run, model_files
 from model.storage import checkpoint_folder, write_folder
 from tests.small import small_model
 from train.advantages import group_advantages
-from train.answer_logs import token_logs
 from train.distributed import Ranks
-from train.rollouts import Group, LossConfig, ReinforceObjective, RolloutBatch, Rollouts, measured_logs
+from train.rollouts import Group, LossConfig, ReinforceObjective, RolloutBatch, Rollouts, measured_logs, token_logs
 
 QUESTIONS = [
     Question(Conversation((Message("user", " ".join(["ka to"] * (1 + i % 3) + [str(i)])),)), str(i)) for i in range(7)

@@ -47,12 +47,11 @@ from model.heads import LanguageModel
 from model.load import WEIGHTS, LoadedModel, load_run, model_files
 from model.sampling import Sampling
 from model.storage import decode_tensors, encode_tensors, read_manifest
-from train.answer_logs import answer_logs
 from train.distributed import Ranks
 from train.health import Health, HealthConfig, repetition
 from train.optim import OptimizerConfig, ScheduleConfig
 from train.parallel import frozen_copy
-from train.preference import Logs, PreferenceConfig, PreferenceObjective, total_loss
+from train.preference import Logs, PreferenceConfig, PreferenceObjective, answer_logs, total_loss
 from train.preference_data import (
     Judged,
     Material,

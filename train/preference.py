@@ -39,7 +39,7 @@ from torch.nn.functional import logsigmoid
 
 from configs import check
 from data.batches import Batch
-from train.answer_logs import answer_logs
+from model.heads import LanguageModel
 from train.objectives import LossTerms
 
 Kind = Literal["dpo", "cdpo", "rdpo", "ipo", "hinge", "simpo", "orpo", "kto"]
@@ -171,6 +171,16 @@ def total_loss(config: PreferenceConfig, logs: Logs, good: Tensor) -> LossTerms:
 
 
 # Log-probabilities ---------------------------------------------------------------------------------------------------
+
+
+def answer_logs(model: LanguageModel, batch: Batch) -> Tensor:
+    """The log-probabilities (B, K) of the answers of a batch of `data.answers.AnswerRows`; of an empty place 0."""
+    shape = batch.tokens.shape
+    tokens, documents, positions, targets = (
+        part.flatten(0, 1) for part in (batch.tokens, batch.documents, batch.positions, batch.targets)
+    )
+    losses = model.head.losses(model.trunk(tokens, documents, positions), targets).view(shape)
+    return -torch.where(batch.weights > 0, losses * batch.weights, 0.0).sum(-1)
 
 
 def part_of(batch: Batch, first: int, last: int) -> Batch:

@@ -37,7 +37,7 @@ from instruct.rewards import Question, Reward
 from model.complete import Completion
 from model.generate import never_generated
 from model.generation import generate
-from model.heads import LanguageModel
+from model.heads import LanguageModel, ValuedModel
 from model.load import LoadedModel
 from model.sampling import Sampling
 from train.advantages import (
@@ -53,12 +53,12 @@ from train.advantages import (
     is_silent,
     k3,
 )
-from train.answer_logs import token_logs
 from train.distributed import Ranks
 from train.health import repetition
 from train.objectives import LossTerms
 
 ROWS = 256  # answers that are sampled together
+WIDTHS = 16  # answers are taken together whose lengths, rounded up to multiples of it, are equal
 BATCH_TOKENS = 65_536  # of a forward pass that needs no gradient
 
 
@@ -148,9 +148,38 @@ class Group(NamedTuple):
 # Log-probabilities ---------------------------------------------------------------------------------------------------
 
 
+@torch.compiler.disable  # shapes differ from batch to batch: to compile each anew takes longer than it saves
+def token_logs(model: LanguageModel, batch: Batch, used: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities of the tokens of answers, and the values before them if the model has values: (B, K, T), 0 at
+    all other places. used (B, K) bool: the answers that the model is run on; of none the first one is taken, so that
+    every parameter has a gradient on every rank. Most answers are shorter than the longest, so it is run on those of
+    about one length together, cut where they end: what lies behind is padding, which nothing sees."""
+    places = batch.weights > 0
+    chosen = torch.ones(places.shape[:2], dtype=torch.bool, device=places.device) if used is None else used.clone()
+    chosen[0, 0] |= ~chosen.any()
+    last = (places * torch.arange(1, places.shape[-1] + 1, device=places.device)).amax(-1)
+    ends = (-(-last // WIDTHS) * WIDTHS).clamp(min=WIDTHS)
+    logs = values = None
+    for end in ends[chosen].unique().tolist():
+        rows = chosen & (ends == end)
+        tokens, documents, positions = (part[rows, :end] for part in (batch.tokens, batch.documents, batch.positions))
+        here = places & rows[..., None]
+        hidden = model.trunk(tokens, documents, positions)[places[rows, :end]]  # (N, C)
+        found = -model.head.losses(hidden[None], batch.targets[here][None])[0]
+        logs = _with(logs, here, found)
+        if isinstance(model, ValuedModel):
+            values = _with(values, here, model.values(hidden).to(found.dtype))
+    return logs, values
+
+
+def _with(known: Tensor | None, places: Tensor, found: Tensor) -> Tensor:
+    known = torch.zeros(places.shape, dtype=found.dtype, device=found.device) if known is None else known
+    return known.masked_scatter(places, found)
+
+
 @torch.no_grad()
 def measured_logs(model: LanguageModel, batch: Batch, used: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-    """Those of `train.answer_logs.token_logs` without gradient, in parts; 0 where an answer is not used."""
+    """Those of `token_logs` without gradient, in parts; 0 where an answer is not used."""
     model.eval()
     size = max(1, BATCH_TOKENS // batch.tokens[0].numel())
     masks = [None] * len(batch.tokens) if used is None else used.split(size)
