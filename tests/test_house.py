@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from configs import ConfigError, dumps, load, read_toml, to_dict
+from instruct.curriculum import CurriculumConfig
 from train.classify import ClassifyConfig
 from train.crosslingual import CrosslingualConfig
 from train.embed import EmbedConfig
@@ -236,6 +237,28 @@ def test_every_configuration_loads_and_survives_being_written(path, tmp_path):
 def test_there_are_configurations_of_every_kind():
     assert {class_of(path) for path in CONFIGURATIONS} == {PretrainConfig, SftConfig, RoundsConfig, *NAMED.values()}
     assert len({load(class_of(path), path).run for path in CONFIGURATIONS}) == len(CONFIGURATIONS)
+
+
+def world_of(config) -> CurriculumConfig | None:
+    """The curriculum of a stage, wherever it keeps it."""
+    return getattr(config, "curriculum", None) or getattr(getattr(config, "data", None), "curriculum", None)
+
+
+def test_what_continues_a_model_of_the_world_names_its_world():
+    """Else a later stage would be trained on what the earlier one holds out."""
+    configs = {path: load(class_of(path), path) for path in CONFIGURATIONS}
+    bases = {config.run: config for config in configs.values() if isinstance(config, RoundsConfig)}
+    continued = 0
+    for path, config in configs.items():
+        starts = getattr(config, "bases", None) or getattr(config, "init", "") or ""
+        for run, base in bases.items():
+            if starts.startswith(f"{run}/") and world_of(config) is not None:
+                assert world_of(config) == base.curriculum, f"{name_of(path)} and the model of {run}"
+                stages = (config, getattr(config, "data", None))
+                told = [stage.execution for stage in stages if hasattr(stage, "execution")]
+                assert told in ([], [base.execution]), f"{name_of(path)} and the model of {run}"
+                continued += 1
+    assert continued == 5
 
 
 def config_classes() -> list[type]:

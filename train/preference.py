@@ -138,10 +138,9 @@ def log_odds(mean: Tensor) -> Tensor:
 
 
 def divergence(mismatched: Logs) -> Tensor:
-    """z of KTO: (..., G) answers to other prompts -> (..., 1), without gradient. Empty places have no tokens."""
-    counted = mismatched.tokens > 0
-    total = (mismatched.gain.detach() * counted).sum(-1, keepdim=True)
-    return (total / counted.sum(-1, keepdim=True).clamp(min=1)).clamp(min=0)
+    """z of KTO: (..., G) answers to other prompts -> (..., 1), without gradient. Of an empty place both are 0."""
+    total = mismatched.gain.detach().sum(-1, keepdim=True)
+    return (total / (mismatched.tokens > 0).sum(-1, keepdim=True).clamp(min=1)).clamp(min=0)
 
 
 def kto_losses(config: PreferenceConfig, answers: Logs, mismatched: Logs, good: Tensor) -> Tensor:
