@@ -8,6 +8,7 @@ import torch
 
 from model import LanguageModel, ModelConfig
 from model.heads import HeadName
+from model.lora import adapted
 
 SYLLABLES = ("ka", "to", "mi", "ren", "sol", "ve", "指", "令", "é")
 
@@ -36,3 +37,15 @@ def small_model(head: HeadName = "language", dtype: torch.dtype = torch.float32,
             parameter.data = torch.randn(parameter.shape, generator=generator) / parameter.shape[1] ** 0.5
     model.trunk.compute_dtype = dtype
     return (model.double() if dtype == torch.float64 else model).eval()
+
+
+def require_only_adapters_learnt(model, base) -> None:
+    """That the model has adapters which have moved, on top of the weights of `base` as they were."""
+    before = dict(base.named_parameters())
+    after = {name: parameter for name, parameter in model.named_parameters() if name in before}
+    assert after.keys() >= {name for name in before if name.startswith("trunk.")}
+    frozen = [name for name, parameter in after.items() if not parameter.requires_grad]
+    assert {name for name in after if name.startswith("trunk.")} <= {*frozen}
+    assert all(torch.equal(after[name], before[name]) for name in frozen)
+    layers = adapted(model).values()
+    assert layers and all(layer.up.any() for layer in layers)

@@ -17,6 +17,7 @@ from model.heads import Classifier
 from model.load import load_run
 from model.storage import newest_intact
 from tests.ranks import on_ranks
+from tests.small import require_only_adapters_learnt
 from tests.test_trainer import trainer_of
 from train.classify import (
     ClassifyConfig,
@@ -132,6 +133,11 @@ def test_tuning_starts_from_the_trunk_of_any_run(things, tmp_path):
     again = trainer(things[1], tmp_path / "b", *more, "loss=binary")
     assert torch.equal(again.model.trunk.embedding.weight, tuned.model.trunk.embedding.weight)
     assert again.files()["tokenizer.model"] == source.files()["tokenizer.model"]
+    adapters = trainer(things[0], tmp_path / "c", *more, "epochs=0", "train.steps=3", "lora.rank=4")
+    adapters.fit()
+    require_only_adapters_learnt(adapters.model, tuned.model)
+    with pytest.raises(ConfigError, match="needs init"):
+        trainer(things[0], tmp_path / "d", "lora.rank=4")
 
 
 def test_epochs_decide_the_steps(things, tmp_path):

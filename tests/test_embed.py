@@ -15,6 +15,7 @@ from data.batches import PADDING
 from model.embedder import text_ids
 from model.load import load_run
 from tests.ranks import on_ranks
+from tests.small import require_only_adapters_learnt
 from train.contrastive import NOTHING
 from train.distributed import Ranks
 from train.embed import BehaviourRows, EmbedConfig, build_trainer, held_out_figures, mine
@@ -166,6 +167,10 @@ def test_a_decoder_is_tuned_and_continued(trained, pairs, tmp_path):
     second = build_trainer(load(EmbedConfig, None, [*settings, f"init={trained}"]), Ranks())
     weights, before = second.model.trunk.state_dict(), load_run(trained, heads=["vectors"]).model.trunk.state_dict()
     assert all(torch.equal(weights[name], before[name]) for name in before)
+    more = [f"init={trained}", f"run={tmp_path / 'adapters'}", "lora.rank=4"]
+    adapters = build_trainer(load(EmbedConfig, None, [*settings, *more]), Ranks())
+    adapters.step()
+    require_only_adapters_learnt(adapters.model, load_run(trained, heads=["vectors"]).model)
 
 
 def train_on(ranks: Ranks, path: str, folder: str, parallel: str):

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import train.extract
-from configs import ConfigError, UserError, load
+from configs import ConfigError, UserError, from_dict, load, to_dict
 from instruct.labelled import Passage, passages
 from instruct.world.operation import language_of
 from model.config import ModelConfig
@@ -19,6 +19,7 @@ from model.heads import SpanReader
 from model.load import load_run
 from model.storage import newest_intact
 from tests.ranks import on_ranks
+from tests.small import require_only_adapters_learnt
 from train.distributed import Ranks
 from train.extract import (
     ExtractConfig,
@@ -234,6 +235,15 @@ def test_two_ranks_equal_one(questions, tmp_path):
         for world in (1, 2)
     ]
     assert len(curves[0]) == 6 and curves[1] == pytest.approx(curves[0], abs=1e-4)
+
+
+def test_adapters_stand_beside_a_reader(questions, finished, tmp_path):
+    settings = to_dict(config_of(questions, tmp_path / "run"))
+    for name in ("model", "tokenizer"):
+        settings.pop(name)
+    run = build_trainer(from_dict(ExtractConfig, settings | {"init": str(finished), "lora": {"rank": 4}}), Ranks())
+    run.step()
+    require_only_adapters_learnt(run.model, load_run(finished, heads=["spans"]).model)
 
 
 def test_passages_of_the_world_need_no_file(tmp_path):

@@ -67,6 +67,7 @@ def test_the_page_says_gains_and_what_was_stopped(tmp_path):
     report = {"command": "c", "machine": {"torch": "2"}, "answers": 19_200} | figures_of(table())
     said = "\n".join(page(report, pictures=True))
     assert "| grpo | 2 | +25.0 (+20.0 to +30.0) |" in said and "| dpo | 1 | +5.0 |" in said and "| -4.0% |" in said
+    assert "\nreward: policy gradient with a learnt reward alone. Drift" in said and "players:" not in said
     assert said.index("| grpo |") < said.index("| dpo |") < said.index("| reward |"), "the best one comes first"
     assert "- reward, seed 0, was stopped: step 7 was not taken: it fell" in said
     assert "in 90.0%, with an expected calibration error of 0.050" in said and "| 10 | 0 | +1.00 | 10.0% |" in said

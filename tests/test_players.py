@@ -13,6 +13,7 @@ from instruct import lessons
 from instruct.propose import Pool
 from instruct.rewards import Question
 from model.complete import Completion
+from model.lora import ADAPTERS
 from model.storage import newest_intact
 from tests.oracle import OPERATIONS, oracle_of, shared_course, shared_seeds, untaught
 from train import players
@@ -125,7 +126,7 @@ def test_a_game_goes_on_where_it_stopped(base, tmp_path, course, monkeypatch):
         return [(item, 0.5) for item in items[:5]]
 
     monkeypatch.setattr(Proposer, "harvest", harvest)
-    config = tiny(tmp_path / "run", base)
+    config = tiny(tmp_path / "run", base, "lora.rank=2")
     play(config, Ranks())
     round1 = tmp_path / "run" / "round1"
     rows = [row for _, row in read_rows(round1 / players.QUESTIONS)]
@@ -133,7 +134,8 @@ def test_a_game_goes_on_where_it_stopped(base, tmp_path, course, monkeypatch):
     for row in rows:
         instruction, given = lessons.split_request(row["messages"][0]["content"])
         assert course.verifier.judge(instruction, given, row["messages"][1]["content"]).right
-    before = newest_intact(round1 / "proposer")[0]
+    before, files = newest_intact(round1 / "proposer")
+    assert ADAPTERS in files
     monkeypatch.setattr(players, "policy_trainer", lambda *a, **k: pytest.fail("what is finished is not repeated"))
     play(config, Ranks())
     assert newest_intact(round1 / "proposer")[0] == before

@@ -21,6 +21,7 @@ from model.load import load_run, model_files
 from model.storage import checkpoint_folder, newest_intact, write_folder
 from tests.oracle import oracle_of, shared_course
 from tests.ranks import on_ranks
+from tests.small import require_only_adapters_learnt
 from train.distributed import Ranks
 from train.health import repetition
 from train.objectives import language_modelling
@@ -103,6 +104,17 @@ def test_learning_raises_the_share_of_chosen_answers_on_held_out_prompts(base, p
     assert after["loss"] < before["loss"] and after["kl"] > 0.1
     assert after["rejected_drift"] < 0 and after["chosen_drift"] > -0.05, "the anchor holds the chosen answers"
     assert load_run(tmp_path / "run").model.config == run.model.config
+
+
+def test_adapters_learn_alone_and_the_reference_is_the_base(base, pairs, tmp_path):
+    run = trainer(base, pairs, tmp_path / "run", "lora.rank=8", "optimizer.lr=0.02", "loss.anchor=1", "asked=0")
+    assert run.evaluate()["chosen_drift"] == 0
+    run.fit()
+    assert run.evaluate()["accuracy"] > 0.85
+    require_only_adapters_learnt(run.model, load_run(base).model)
+    with pytest.raises(UserError, match="is above 32"):
+        trainer(base, pairs, tmp_path / "wrong", "lora.rank=64")
+    assert not (tmp_path / "wrong").exists()
 
 
 def test_the_reference_comes_first_and_the_anchor_aside_the_loss_is_log_2(base, pairs, tmp_path):

@@ -15,6 +15,7 @@ from model.load import load_run, model_files
 from model.storage import checkpoint_folder, decode_tensors, newest_intact, write_folder
 from tests.oracle import OPERATIONS, untaught
 from tests.ranks import on_ranks
+from tests.small import require_only_adapters_learnt
 from train.advantages import METHODS
 from train.distributed import Ranks
 from train.reinforce import ReinforceConfig, build_trainer, main, reinforce
@@ -75,6 +76,14 @@ def test_the_reward_rises(base, questions, tmp_path, method):
     figures = next(record for record in records if record["kind"] == "rollouts")
     assert {"reward", "kl", "entropy", "length", "repetition", "unfinished", "silent"} <= figures.keys()
     assert figures["kl"] == 0, "the first rollouts are of the reference itself"
+
+
+def test_adapters_learn_alone_and_the_reference_is_the_base(base, questions, tmp_path):
+    run = build_trainer(tiny(base, questions, tmp_path / "run", "lora.rank=8", "train.save_every=0"), Ranks())
+    run.fit()
+    divergences = [record["kl"] for record in read_metrics(tmp_path / "run") if record["kind"] == "rollouts"]
+    assert divergences[0] == 0 < divergences[-1], "what is sampled and what is trained is the model with adapters"
+    require_only_adapters_learnt(run.model, load_run(base).model)
 
 
 @pytest.mark.parametrize("method", METHODS)

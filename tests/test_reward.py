@@ -19,7 +19,7 @@ from model.load import LoadedModel, load_run, model_files
 from model.reward import rewards
 from model.storage import checkpoint_folder, newest_intact, write_folder
 from tests.ranks import on_ranks
-from tests.small import small_model
+from tests.small import require_only_adapters_learnt, small_model
 from train.distributed import Ranks
 from train.preference_data import divided
 from train.reward import (
@@ -177,6 +177,13 @@ def test_it_learns_what_is_liked_and_reports_it(base, pairs, small_tokenizer, tm
         rewards(loaded, [Conversation(asked("mi 7"))])
     with pytest.raises(UserError, match="holds a model with the head 'score'"):
         load_run(tmp_path / "run")
+
+
+def test_adapters_and_the_head_learn_alone(base, pairs, tmp_path):
+    run = trainer(base, pairs, tmp_path / "run", "lora.rank=8", "optimizer.lr=0.02")
+    run.fit()
+    assert run.evaluate()["accuracy"] > 0.9 and run.model.head.weight.requires_grad
+    require_only_adapters_learnt(run.model, load_run(base).model)
 
 
 def test_rewards_are_what_training_has_seen(base, pairs, tmp_path):

@@ -37,9 +37,11 @@ from model.config import ModelConfig
 from model.embedder import text_ids
 from model.heads import Classifier
 from model.load import LoadedModel, model_files
+from model.lora import LoraConfig
 from train.distributed import Ranks
 from train.objectives import LossTerms
 from train.optim import OptimizerConfig, ScheduleConfig
+from train.parallel import with_adapters
 from train.run import TrainState, write_text
 from train.stage import open_run, stage_main
 from train.texts import (
@@ -81,6 +83,7 @@ class ClassifyConfig:
     """A classification run.
 
     init      run folder of the model whose trunk is tuned; "": a fresh one of [model], its [tokenizer] is learnt
+    lora      adapters that are trained instead of the trunk of `init`
     loss      "cross_entropy" or "binary", see the head of the module
     epochs    passes over the data; 0: `train.steps` decides
     """
@@ -93,12 +96,13 @@ class ClassifyConfig:
     data: LabelData = field(default_factory=LabelData)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self):
-        check(start_problems(self.init, self.model, self.tokenizer, self.epochs))
+        check(start_problems(self))
 
 
 # Data ----------------------------------------------------------------------------------------------------------------
@@ -224,10 +228,11 @@ def build_trainer(config: ClassifyConfig, ranks: Ranks, fresh: bool = False) -> 
     rows, held_rows = made
     if ranks.is_main:
         print(f"{len(rows)} texts to train on, {len(held_rows)} held out, {len(classes)} classes")
-    run = open_run(config, ranks, fresh)
     torch.manual_seed(config.seed)
     model = Classifier(start.config, classes, config.loss == "binary")
     start.give(model)
+    with_adapters(model, config.lora, config.train.parallel, config.seed, ranks)
+    run = open_run(config, ranks, fresh)
 
     def evaluate() -> dict[str, float]:
         found = measure(model, held_rows, ranks)

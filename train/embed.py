@@ -37,9 +37,11 @@ from instruct.retrieval import relevant_ranks, retrieval_figures
 from model.config import ModelConfig
 from model.embedder import Embedder, embed, pad_rows, text_ids
 from model.load import load_run, model_files
+from model.lora import LoraConfig
 from train.contrastive import NOTHING, Contrastive
 from train.distributed import Ranks
 from train.optim import OptimizerConfig, ScheduleConfig
+from train.parallel import with_adapters
 from train.run import TrainState
 from train.stage import open_run, stage_main
 from train.texts import start_from, start_problems
@@ -115,6 +117,7 @@ class EmbedConfig:
 
     init         run folder of the model whose trunk is tuned; "": a fresh one of [model], its [tokenizer] is learnt
     dimensions   of the vectors; 0: no projection, the width of the trunk
+    lora         adapters that are trained instead of the trunk of `init`
     """
 
     run: str = "runs/embed"
@@ -125,12 +128,13 @@ class EmbedConfig:
     loss: LossConfig = field(default_factory=LossConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self):
-        problems = start_problems(self.init, self.model, self.tokenizer, 0)
+        problems = start_problems(self)
         size = self.dimensions or self.model.width
         if self.dimensions < 0:
             problems.append(f"dimensions must not be negative, got {self.dimensions}")
@@ -288,10 +292,11 @@ def build_trainer(config: EmbedConfig, ranks: Ranks, fresh: bool = False) -> Tra
     relevant = relevance(held_out)
     if ranks.is_main:
         print(f"{len(texts)} texts of {len(rows)} behaviours to train on; {len(searched)} held out to search in")
-    run = open_run(config, ranks, fresh)
     torch.manual_seed(config.seed)
     model = Embedder(start.config, config.dimensions, config.loss.temperature, config.loss.learnable)
     start.give(model)
+    with_adapters(model, config.lora, config.train.parallel, config.seed, ranks)
+    run = open_run(config, ranks, fresh)
     sizes = tuple(sorted({*config.loss.sizes, model.size}))
 
     def evaluate() -> dict[str, float]:

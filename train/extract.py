@@ -40,9 +40,11 @@ from instruct.labelled import Passage, divide, passages, question_of, read_passa
 from model.config import ModelConfig
 from model.heads import SpanReader
 from model.load import LoadedModel, model_files
+from model.lora import LoraConfig
 from train.distributed import Ranks
 from train.objectives import LossTerms
 from train.optim import OptimizerConfig, ScheduleConfig
+from train.parallel import with_adapters
 from train.run import TrainState
 from train.stage import open_run, stage_main
 from train.texts import TextRows, file_problems, in_epochs, predict_main, require_both, start_from, start_problems
@@ -78,6 +80,7 @@ class ExtractConfig:
     init      run folder of the model whose trunk is tuned; "": a fresh one of [model], its [tokenizer] is learnt
     epochs    passes over the data; 0: `train.steps` decides
     longest   tokens of an answer, at most
+    lora      adapters that are trained instead of the trunk of `init`
     """
 
     run: str = "runs/extract"
@@ -88,12 +91,13 @@ class ExtractConfig:
     data: PassageData = field(default_factory=PassageData)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self):
-        problems = start_problems(self.init, self.model, self.tokenizer, self.epochs)
+        problems = start_problems(self)
         check(problems + ([] if self.longest >= 1 else [f"longest must be positive, got {self.longest}"]))
 
 
@@ -254,10 +258,11 @@ def build_trainer(config: ExtractConfig, ranks: Ranks, fresh: bool = False) -> T
     if ranks.is_main:
         cut = len(train) - len(rows), len(held_out) - len(held_rows)
         print(f"{len(rows)} passages to train on, {len(held_rows)} held out; {cut[0]} and {cut[1]} more are too long")
-    run = open_run(config, ranks, fresh)
     torch.manual_seed(config.seed)
     model = SpanReader(start.config)
     start.give(model)
+    with_adapters(model, config.lora, config.train.parallel, config.seed, ranks)
+    run = open_run(config, ranks, fresh)
 
     def evaluate() -> dict[str, float]:
         sums = measure(model, held_rows, held_encoded, answers, config.longest, ranks)

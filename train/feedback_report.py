@@ -21,6 +21,12 @@ ASKS = {
     "phrasings": "new wordings",
     "inputs": "new inputs",
 }
+ABOUT = {  # what a name does not say
+    "lessons": "the steps of policy gradient with its rehearsed lessons and without any reward",
+    "reward": "policy gradient with a learnt reward alone",
+    "players": "half of the steps write instructions, half learn to solve them",
+    **{f"dpo-{noise}": f"from a simulated rater that is wrong in {noise} %" for noise in (10, 20, 30)},
+}
 EVERY = 10  # steps between the points of a curve
 CURVES = ("reward", "kl", "entropy", "length", "repetition", "silent")
 
@@ -124,6 +130,9 @@ def page(report: Mapping[str, Any], pictures: bool) -> Iterator[str]:
         cells = [_points(arm["points"][kind]) for kind in kinds]
         yield f"| {name} | {len(arm['seeds'])} | {' | '.join(cells)} | {arm['cpu_minutes']:.1f} | {drift} |"
     yield ""
+    if told := [f"{name}: {ABOUT[name]}" for name in ABOUT if name in arms]:
+        yield f"{'; '.join(told)}. Drift: of the log-probability of held-out chosen answers, upwards is likelier."
+        yield ""
     if pictures:
         yield "![gain of each method; proxy and true reward](feedback.png)"
         yield ""

@@ -28,6 +28,7 @@ from torch.utils.checkpoint import checkpoint
 
 from configs import UserError
 from model.heads import LanguageModel
+from model.lora import LoraConfig, add_lora
 from train.distributed import Ranks
 from train.objectives import Objective, ObjectiveModule
 from train.sharded import shard
@@ -74,6 +75,19 @@ def wants_compile(mode: str, ranks: Ranks) -> bool:
 
 def is_sharded(parallel: Parallel, ranks: Ranks) -> bool:
     return parallel == "fsdp" and ranks.world > 1
+
+
+def with_adapters(model: nn.Module, lora: LoraConfig, parallel: Parallel, seed: int, ranks: Ranks) -> None:
+    """Put adapters beside the layers of a model that is to be trained, alike on all ranks; of rank 0 none.
+
+    Raises UserError for patterns and ranks that do not fit the model, and for a sharded run.
+    """
+    if not lora.rank:
+        return
+    if is_sharded(parallel, ranks):
+        raise UserError("adapters are not divided over ranks; set train.parallel=ddp")
+    torch.manual_seed(seed)
+    add_lora(model, lora)
 
 
 def prepare_module(

@@ -42,6 +42,7 @@ from instruct.world.program import Program
 from instruct.world.splits import Item, draw_input
 from model.complete import Completion, complete
 from model.load import LoadedModel
+from model.lora import LoraConfig
 from model.sampling import Sampling
 from model.storage import newest_intact
 from train.distributed import Ranks
@@ -84,6 +85,7 @@ class PlayersConfig:
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

@@ -45,12 +45,13 @@ from instruct.pairs import PairsConfig, make_pairs
 from model.generation import generate
 from model.heads import LanguageModel
 from model.load import WEIGHTS, LoadedModel, load_run, model_files
+from model.lora import LoraConfig
 from model.sampling import Sampling
 from model.storage import decode_tensors, encode_tensors, read_manifest
 from train.distributed import Ranks
 from train.health import Health, HealthConfig, repetition
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.parallel import frozen_copy
+from train.parallel import frozen_copy, with_adapters
 from train.preference import Logs, PreferenceConfig, PreferenceObjective, answer_logs, total_loss
 from train.preference_data import (
     Judged,
@@ -101,6 +102,7 @@ class PreferConfig:
     asked          held-out prompts that are answered then; 0: none
     loss           the objective; a row of a batch is a pair, or for KTO `loss.group` answers
     health         rules that stop the run, judged at every evaluation
+    lora           adapters that are trained instead of the model
     """
 
     run: str = "runs/prefer"
@@ -112,6 +114,7 @@ class PreferConfig:
     data: PreferenceData = field(default_factory=PreferenceData)
     loss: PreferenceConfig = field(default_factory=PreferenceConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -267,6 +270,8 @@ def build_trainer(config: PreferConfig, ranks: Ranks, fresh: bool = False) -> Tr
         raise UserError(f"{config.init} holds an encoder, which gives no answers; use a causal model")
     if config.asked and config.answer_tokens >= context:
         raise UserError(f"answer_tokens must be below the context of {config.init}, {context} tokens")
+    reference = frozen_copy(model, config.train.precision, ranks.device)
+    with_adapters(model, config.lora, config.train.parallel, config.seed, ranks)
     run = RunFolder(config.run, ranks.is_main)
     run.check(config, fresh)
     found = judgements(config, loaded, run, fresh, ranks)
@@ -279,7 +284,6 @@ def build_trainer(config: PreferConfig, ranks: Ranks, fresh: bool = False) -> Tr
         if not config.data.paths:
             write_preferences(run.path / PAIRS, found)
     ranks.barrier()
-    reference = frozen_copy(model, config.train.precision, ranks.device)
     weights = read_manifest(loaded.folder)[WEIGHTS][1]
     tables = reference_tables(reference, weights, {"train": material.rows, "held_out": held_out.rows}, run, ranks)
     asked = dict(list(by_prompt(parts[1]).items())[: config.asked])

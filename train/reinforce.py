@@ -33,10 +33,11 @@ from instruct.teach import ON_REQUEST, SHARES, teach
 from model.complete import complete
 from model.heads import ValuedModel
 from model.load import LoadedModel, load_run, model_files
+from model.lora import LoraConfig
 from train.distributed import Ranks
 from train.health import Health, HealthConfig
 from train.optim import OptimizerConfig, ScheduleConfig
-from train.parallel import frozen_copy
+from train.parallel import frozen_copy, with_adapters
 from train.rollouts import LossConfig, ReinforceObjective, Rollouts
 from train.rounds import sharing
 from train.run import RunFolder, TrainState, read_metrics
@@ -94,6 +95,7 @@ class ReinforceConfig:
     group          answers to each question
     answer_tokens  the most tokens of an answer
     asked          held-out questions of each kind that an evaluation asks
+    lora           adapters that are trained instead of the model
     """
 
     run: str = "runs/reinforce"
@@ -106,6 +108,7 @@ class ReinforceConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     loss: LossConfig = field(default_factory=LossConfig)
     health: HealthConfig = field(default_factory=HealthConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -261,6 +264,7 @@ def policy_trainer(
 ) -> Trainer:
     """The trainer of one run of policy gradient from `loaded`, in a folder that it opens."""
     reference = frozen_copy(loaded.model, config.train.precision, ranks.device)
+    with_adapters(loaded.model, config.lora, config.train.parallel, config.seed, ranks)
     watch = Watch(Health(config.health), run)
     rows = Rollouts(
         loaded,

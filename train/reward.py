@@ -41,10 +41,12 @@ from data.batches import Batch
 from data.preferences import Labelled, Preference, is_paired, read_labelled, read_preferences, write_preferences
 from model.heads import Scorer
 from model.load import LoadedModel, load_run, model_files
+from model.lora import LoraConfig
 from model.reward import row_scores, scored_rows
 from train.distributed import Ranks
 from train.objectives import LossTerms
 from train.optim import OptimizerConfig, ScheduleConfig
+from train.parallel import with_adapters
 from train.prefer import BATCH_TOKENS, PAIRS, PreferenceData, world_pairs
 from train.preference_data import Judged, divided
 from train.run import RunFolder, TrainState, write_text
@@ -64,6 +66,7 @@ class RewardConfig:
     epochs      passes over the data; 0: `train.steps` decides
     centring    weight of the squared sum of the rewards of a pair
     use_margin  whether the margins that pairs state are asked for
+    lora        adapters that are trained instead of the trunk
     """
 
     run: str = "runs/reward"
@@ -73,6 +76,7 @@ class RewardConfig:
     centring: float = 0.01
     use_margin: bool = True
     data: PreferenceData = field(default_factory=PreferenceData)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
@@ -219,15 +223,16 @@ def build_trainer(config: RewardConfig, ranks: Ranks, fresh: bool = False) -> Tr
     (rows, wanted, dropped), (held_rows, held_wanted, more) = (
         rated_rows(part, loaded, config.use_margin) for part in parts
     )
+    torch.manual_seed(config.seed)
+    model = Scorer(loaded.model.config)
+    model.trunk.load_state_dict(loaded.model.trunk.state_dict())
+    with_adapters(model, config.lora, config.train.parallel, config.seed, ranks)
     run.open(config, fresh)
     if ranks.is_main:
         print(f"{len(rows)} judgements to train on, {len(held_rows)} held out, {dropped + more} dropped (too long)")
         if not data.paths:
             write_preferences(run.path / PAIRS, found)
     ranks.barrier()
-    torch.manual_seed(config.seed)
-    model = Scorer(loaded.model.config)
-    model.trunk.load_state_dict(loaded.model.trunk.state_dict())
     objective = RewardObjective(wanted.to(ranks.device), config.centring)
 
     def evaluate() -> dict[str, float]:

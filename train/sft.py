@@ -19,8 +19,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-import torch
-
 from configs import UserError, check, run_main
 from data.batches import ExamplePieces, PackedRows
 from data.chat import ChatFormat, Conversation, fit_all
@@ -31,13 +29,13 @@ from instruct.labelled import divide
 from instruct.lessons import execute
 from instruct.tasks import is_right, task
 from model.load import load_run, model_files
-from model.lora import LoraConfig, add_lora
+from model.lora import LoraConfig
 from train.answers import Asked, accuracy
 from train.distributed import Ranks
 from train.evaluation import evaluate_language
 from train.objectives import language_modelling
 from train.optim import OptimizerConfig, ScheduleConfig, freeze
-from train.parallel import is_sharded
+from train.parallel import with_adapters
 from train.run import TrainState
 from train.stage import open_run, stage_main
 from train.texts import in_epochs
@@ -149,10 +147,7 @@ def build_trainer(config: SftConfig, ranks: Ranks, fresh: bool = False) -> Train
     """Everything a run needs, from its configuration."""
     loaded = load_run(config.init)
     model, tokenizer, context = loaded.model, loaded.tokenizer, loaded.model.config.context
-    if config.lora.rank and is_sharded(config.train.parallel, ranks):
-        raise UserError("adapters are not divided over ranks; set train.parallel=ddp")
-    torch.manual_seed(config.seed)
-    add_lora(model, config.lora)
+    with_adapters(model, config.lora, config.train.parallel, config.seed, ranks)
     freeze(model, config.optimizer.frozen)  # the trainer does it too; here nothing has been written yet
     train, held_out = read_instructions(config.data, config.seed)
     examples, fitting = fit_all(train, tokenizer, config.chat, context + 1)

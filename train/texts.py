@@ -118,11 +118,14 @@ def start_from(init: str, model: ModelConfig, tokenizer: TokenizerConfig, texts:
     return Start(sized_model(model, learnt), learnt, ChatFormat(), None)
 
 
-def start_problems(init: str, model: ModelConfig, tokenizer: TokenizerConfig, epochs: float) -> list[str]:
-    """What is wrong with these settings of a configuration."""
+def start_problems(config: Any) -> list[str]:
+    """What is wrong with what a configuration starts from (`init` or `model` and `tokenizer`; `lora`, `epochs`)."""
+    epochs = getattr(config, "epochs", 0)
     problems = [f"epochs must not be negative, got {epochs}"] if epochs < 0 else []
-    if init and (model, tokenizer) != (ModelConfig(), TokenizerConfig()):
+    if config.init and (config.model, config.tokenizer) != (ModelConfig(), TokenizerConfig()):
         problems.append("model and tokenizer are those of init: leave out either init or [model] and [tokenizer]")
+    if config.lora.rank and not config.init:
+        problems.append("lora.rank needs init: adapters stand beside a model that has learnt")
     return problems
 
 
