@@ -356,8 +356,9 @@ class Rollouts:
         rewards = torch.tensor([g.rewards for g in groups], dtype=torch.float32, device=device)  # (B, K)
         counted, used = self._counted_and_used(groups, rewards)
         lesson = torch.ones(len(groups), rows.size - K, device=device)  # (B, 1), or (B, 0) where nothing is rehearsed
-        old, values = measured_logs(self.loaded.model, batch, torch.cat([used, lesson > 0], 1))
-        reference, _ = measured_logs(self.reference, batch, torch.cat([used, lesson > 0], 1))
+        run = torch.cat([used, lesson > 0], 1)
+        old, values = measured_logs(self.loaded.model, batch, run)
+        reference, _ = measured_logs(self.reference, batch, run)
         mask, gaps = batch.weights > 0, (old - reference)[:, :K]
         own = mask[:, :K]
         if switches.advantage == "kept":
@@ -381,9 +382,9 @@ class Rollouts:
         advantages = torch.cat([advantages, config.rehearsal * mask[:, K:]], 1)
         fields = {name: getattr(batch, name) for name in Batch.__dataclass_fields__}
         samples = torch.tensor([g.question for g in groups], device=device)
-        counted, used = torch.cat([counted, lesson], 1), torch.cat([used, lesson > 0], 1)
+        counted = torch.cat([counted, lesson], 1)
         return RolloutBatch(
-            **(fields | {"samples": samples}), **_named(old, reference, advantages, returns, counted, used)
+            **(fields | {"samples": samples}), **_named(old, reference, advantages, returns, counted, run)
         ), sums
 
     def _counted_and_used(self, groups: Sequence[Group], rewards: Tensor) -> tuple[Tensor, Tensor]:
