@@ -21,11 +21,11 @@ ASKS = {
     "phrasings": "new wordings",
     "inputs": "new inputs",
 }
-ABOUT = {  # what a name does not say
+ABOUT = {  # what names that begin so do not say
     "lessons": "the steps of policy gradient with its rehearsed lessons and without any reward",
     "reward": "policy gradient with a learnt reward alone",
     "players": "half of the steps write instructions, half learn to solve them",
-    **{f"dpo-{noise}": f"from a simulated rater that is wrong in {noise} %" for noise in (10, 20, 30)},
+    "dpo-": "from a simulated rater that is wrong so often, in per cent",
 }
 EVERY = 10  # steps between the points of a curve
 CURVES = ("reward", "kl", "entropy", "length", "repetition", "silent")
@@ -130,7 +130,8 @@ def page(report: Mapping[str, Any], pictures: bool) -> Iterator[str]:
         cells = [_points(arm["points"][kind]) for kind in kinds]
         yield f"| {name} | {len(arm['seeds'])} | {' | '.join(cells)} | {arm['cpu_minutes']:.1f} | {drift} |"
     yield ""
-    if told := [f"{name}: {ABOUT[name]}" for name in ABOUT if name in arms]:
+    named = {what: [name for name in arms if name.startswith(start)] for start, what in ABOUT.items()}
+    if told := [f"{', '.join(names)}: {what}" for what, names in named.items() if names]:
         yield f"{'; '.join(told)}. Drift: of the log-probability of held-out chosen answers, upwards is likelier."
         yield ""
     if pictures:
