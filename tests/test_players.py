@@ -126,6 +126,7 @@ def test_a_game_goes_on_where_it_stopped(base, tmp_path, course, monkeypatch):
         return [(item, 0.5) for item in items[:5]]
 
     monkeypatch.setattr(Proposer, "harvest", harvest)
+    monkeypatch.setattr("train.reinforce.LESSONS", 50)
     config = tiny(tmp_path / "run", base, "lora.rank=2")
     play(config, Ranks())
     round1 = tmp_path / "run" / "round1"
