@@ -112,6 +112,11 @@ def base(tmp_path_factory, small_tokenizer):
     return untaught(tmp_path_factory.mktemp("base") / "run", small_tokenizer)
 
 
+@pytest.fixture(autouse=True)
+def few_lessons(monkeypatch):
+    monkeypatch.setattr("train.reinforce.LESSONS", 50)
+
+
 def test_a_proposer_without_ideas_is_one_sentence(base, tmp_path):
     with pytest.raises(UserError, match="of 40 proposals 0 are solved sometimes"):
         play(tiny(tmp_path / "run", base), Ranks())
@@ -126,7 +131,6 @@ def test_a_game_goes_on_where_it_stopped(base, tmp_path, course, monkeypatch):
         return [(item, 0.5) for item in items[:5]]
 
     monkeypatch.setattr(Proposer, "harvest", harvest)
-    monkeypatch.setattr("train.reinforce.LESSONS", 50)
     config = tiny(tmp_path / "run", base, "lora.rank=2")
     play(config, Ranks())
     round1 = tmp_path / "run" / "round1"
