@@ -3,7 +3,8 @@
     python -m train.feedback configs/feedback.toml --seeds 3 --out results [--arms grpo,dpo] [--finished]
 
 The bases are models of `train.rounds`, which know a world's operations and do worse at chains of them. Nobody teaches
-the right answers here: each method learns from answers of the base (or of itself) and from what is said about them.
+the right answers to these: each method learns from answers of the base (or of itself) and from what is said about them.
+Policy gradient may rehearse beside it what the base was taught (`reinforce.loss.rehearsal`); `lessons` is the control.
 
     grpo, dr-grpo, dapo, rloo, ppo, rft      `train.reinforce` with that loss.method, rewarded by the verifier
     lessons                                  the same without any reward: what their rehearsed lessons do by themselves

@@ -184,7 +184,7 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     """Gains on the headline, single seeds as points; where it was measured, proxy and true reward over steps."""
     arms = dict(sorted(report["arms"].items(), key=lambda each: report["gains"][each[0]]))
     has_proxy = "reward" in arms and any(arms["reward"]["evaluations"])
-    figure = figure_of(9 if has_proxy else 5.5, 1.2 + 0.3 * max(len(arms), 6))
+    figure = figure_of(9 if has_proxy else 5.5, 1.2 + 0.3 * max(len(arms), 6 if has_proxy else 1))
     left, *right = figure.subplots(1, 2 if has_proxy else 1, squeeze=False)[0]
     for place, arm in enumerate(arms.values()):
         found = arm["points"][HEADLINE]

@@ -117,9 +117,9 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class RolloutBatch(Batch):
-    """Groups: tokens, targets, weights, documents and positions (B, K, T), weight 1 at the tokens of answers; with
-    lessons, the last of the K is the lesson. Of each
-    token (B, K, T) float32: its log-probability under the model that sampled it (`old`) and under the reference, its
+    """Groups: tokens, targets, weights, documents and positions (B, K, T), weight 1 at the tokens of answers; where
+    something is rehearsed, K is one more than the answers of a group, and the last place is the lesson's. Of each token
+    (B, K, T) float32: its log-probability under the model before the update (`old`) and under the reference, its
     advantage, and what its value should be. counted (B, K) float32: 1 for an answer that counts in the mean. used
     (B, K) bool: whether anything can follow from an answer; `old` and `reference` of others are 0.
     """
