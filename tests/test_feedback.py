@@ -6,15 +6,16 @@ import json
 
 import pytest
 
-from configs import UserError, load
+from configs import UserError, load, read_toml
 from data.preferences import Preference, read_preferences
 from instruct import lessons
 from instruct.exam import KINDS
 from instruct.raters import Rater, Rightness
 from tests.oracle import OPERATIONS, shared_course, shared_seeds, untaught
 from train import feedback
+from train.advantages import METHODS
 from train.distributed import Ranks
-from train.feedback import Arms, FeedbackConfig, judged, main, table_of
+from train.feedback import BY_MODEL, PAIRED, Arms, FeedbackConfig, judged, main, table_of
 from train.feedback_report import draw, figures_of, page
 from train.players import Proposer
 
@@ -40,6 +41,7 @@ def table() -> dict:
     return {
         "base": {0: known(0.2), 1: known(0.3)},
         "grpo": {0: known(0.4, records=[rollout(step) for step in range(1, 13)]), 1: known(0.6)},
+        "reward-watched": {0: known(0.2)},
         "dpo": {1: known(0.35, records=[{"kind": "evaluation", "step": 9, "chosen_drift": -0.04}])},
         "reward": {0: known(0.1, records=evaluations, stopped="step 7 was not taken: it fell", **reports)},
         "kto": {},
@@ -50,7 +52,7 @@ def table() -> dict:
 
 def test_points_are_taken_within_seeds():
     found = figures_of(table())
-    assert found["gains"] == pytest.approx({"grpo": 25.0, "dpo": 5.0, "reward": -10.0})
+    assert found["gains"] == pytest.approx({"grpo": 25.0, "dpo": 5.0, "reward": -10.0, "reward-watched": 0.0})
     grpo = found["arms"]["grpo"]
     assert grpo["seeds"] == [0, 1] and grpo["points"]["depth3"]["by_seed"] == pytest.approx([20.0, 30.0])
     assert grpo["points"]["depth3"]["interval"] == pytest.approx([20.0, 30.0])
@@ -67,7 +69,8 @@ def test_the_page_says_gains_and_what_was_stopped(tmp_path):
     report = {"command": "c", "machine": {"torch": "2"}, "answers": 19_200} | figures_of(table())
     said = "\n".join(page(report, pictures=True))
     assert "| grpo | 2 | +25.0 (+20.0 to +30.0) |" in said and "| dpo | 1 | +5.0 |" in said and "| -4.0% |" in said
-    assert "\nreward: policy gradient with a learnt reward alone. Drift" in said and "players:" not in said
+    assert "\nreward: policy gradient with a learnt reward alone; reward-watched: the same until" in said
+    assert "players:" not in said
     assert said.index("| grpo |") < said.index("| dpo |") < said.index("| reward |"), "the best one comes first"
     assert "- reward, seed 0, was stopped: step 7 was not taken: it fell" in said
     assert "in 90.0%, with an expected calibration error of 0.050" in said and "| 10 | 0 | +1.00 | 10.0% |" in said
@@ -143,20 +146,22 @@ def test_every_arm_has_marks_and_is_not_run_twice(folder, monkeypatch):
     monkeypatch.setattr(feedback, "make_pairs", made)
     monkeypatch.setattr(feedback.time, "process_time", lambda: clock[0])
     monkeypatch.setattr(Proposer, "harvest", lambda self, pool, number, ranks: [(item, 0.5) for item in items[:5]])
-    arms = ["grpo", "rft", "lessons", "dpo", "kto", "dpo-30", "reward", "players", "adapters"]
+    arms = ["grpo", "rft", "lessons", "dpo", "kto", "dpo-30", "reward", "reward-watched", "players", "adapters"]
     found = table_of(tiny(folder), 1, arms, Ranks())
     assert found.keys() == {"base", *arms}
     for name in arms:
         assert found[name][0]["marks"].keys() == set(KINDS) and found[name][0]["stopped"] is None
-        assert found[name][0]["cpu_seconds"] == 60 * (name in ("dpo", "kto", "dpo-30", "reward"))  # the pairs
+        assert found[name][0]["cpu_seconds"] == 60 * (name in PAIRED)  # the pairs
         if name == "adapters":
             assert found[name][0]["task"].keys() == {"before", "after"}
             continue
         kinds = [record["kind"] for record in found[name][0]["records"]]
         assert "evaluation" in kinds
-        assert ("rollouts" in kinds) == (name in ("grpo", "rft", "lessons", "reward", "players"))
+        assert ("rollouts" in kinds) == (name in (*METHODS, "lessons", *BY_MODEL, "players"))
     assert {"accuracy", "ece"} <= found["reward"][0]["reward_model"].keys()
     assert all("depth3_right" in r for r in found["reward"][0]["records"] if r["kind"] == "evaluation")
+    runs = [folder / "run" / "seed0" / name / "run" / "config.toml" for name in BY_MODEL]
+    assert [read_toml(run)["health"]["right"] for run in runs] == [0.0, 0.25], "only one of the two is watched"
     silent = [record["silent"] for record in found["lessons"][0]["records"] if record["kind"] == "rollouts"]
     assert silent == [1.0, 1.0] and "lessons" in found["lessons"][0]["records"][0], "no reward, only lessons"
     seed0 = folder / "run" / "seed0"

@@ -12,7 +12,7 @@ from train.health import Health, HealthConfig
 
 WELL = {
     **{"reward": 0.5, "kl": 1.0, "entropy": 0.4, "length": 10.0, "repetition": 0.1, "unfinished": 0.0, "silent": 0.3},
-    **{"chosen": -8.0, "rejected": -9.0, "chosen_drift": 0.01},
+    **{"chosen": -8.0, "rejected": -9.0, "chosen_drift": 0.01, "right": 0.4},
 }
 IMPATIENT = {"patience": 1, "window": 1}
 
@@ -44,12 +44,14 @@ def test_a_run_that_is_well_goes_on():
         ({"length": 45.0}, {}, "length is 45 tokens, 4.5 times that of the first check (health.growth = 4)"),
         ({"length": 2.0}, {}, "length is 2 tokens, 0.2 times that of the first check (health.growth = 4)"),
         ({"reward": 0.1}, {}, "reward is 0.1, and was 0.5 at best (health.fall = 0.3)"),
+        ({"right": 0.29}, {}, "right is 0.29, and was 0.4 at best (health.right = 0.25), now: the reward"),
     ],
 )
 def test_each_rule_names_its_figure_its_limit_and_a_remedy(figures, limit, sentence):
     said = after(HealthConfig(**IMPATIENT, **limit), {}, figures)
     assert said is not None and said.startswith(sentence) and ": " in said
-    off = {name: 0.0 for name in ("kl", "entropy", "growth", "repetition", "unfinished", "silent", "drift", "fall")}
+    rules = ("kl", "entropy", "growth", "repetition", "unfinished", "silent", "drift", "fall", "right")
+    off = {name: 0.0 for name in rules}
     assert after(HealthConfig(**IMPATIENT, **off), {}, figures) is None, "0 switches a rule off"
 
 
@@ -70,6 +72,15 @@ def test_a_fall_is_one_of_means():
     good, bad = {"reward": 0.9}, {"reward": 0.3}
     assert after(config, good, good, good, good, bad) is None
     assert "reward is 0.6, and was 0.9 at best" in after(config, good, good, good, good, bad, bad)
+
+
+def test_what_is_right_may_fall_by_a_share_of_its_best():
+    """A quarter of 0.4 is a tenth; and while the reward rises."""
+    config = HealthConfig(patience=1, window=2)
+    best, less = {"right": 0.4}, {"right": 0.21, "reward": 5.0}
+    assert after(config, best, best, {"right": 0.2}, best, less) is None, "one by one they are no fall"
+    assert "right is 0.21, and was 0.4 at best" in after(config, best, best, less | {"reward": 4.0}, less)
+    assert after(HealthConfig(patience=1, window=1), {"right": 0.0}, {"right": 0.0}) is None
 
 
 @pytest.mark.parametrize("stopped", [1, 7, 23])

@@ -59,6 +59,10 @@ def tiny(base, questions, folder, *overrides) -> ReinforceConfig:
     return load(ReinforceConfig, "configs/demo/reinforce.toml", settings)
 
 
+def rehearsing(weight: float, path) -> list[str]:
+    return [f"loss.rehearsal={weight}", f"data.lessons=['{path}']", "data.execution=false"]
+
+
 def weights_of(folder) -> dict[str, torch.Tensor]:
     return decode_tensors(newest_intact(folder)[1]["model.safetensors"])
 
@@ -89,7 +93,7 @@ def test_adapters_learn_alone_and_the_reference_is_the_base(base, questions, tmp
 @pytest.mark.parametrize("method", METHODS)
 def test_a_resumed_run_is_bit_identical(base, questions, tmp_path, method):
     changes = [f"loss.method={method}", "loss.kl=0.01", "loss.good=0.1", "train.steps=4"]
-    changes += ["loss.rehearsal=0.5", f"data.lessons=['{questions}']"]
+    changes += rehearsing(0.5, questions)
     reinforce(tiny(base, questions, tmp_path / "whole", *changes), Ranks())
     broken = build_trainer(tiny(base, questions, tmp_path / "broken", *changes), Ranks())
     while broken.state.step < 3:
@@ -110,7 +114,7 @@ def test_a_resumed_run_is_bit_identical(base, questions, tmp_path, method):
 
 def train_on(ranks: Ranks, base: str, questions: str, folder: str) -> None:
     changes = ["train.steps=3", "loss.kl=0.1", "train.micro_batch=1", "optimizer.kind=adamw", "optimizer.eps=1e-4"]
-    changes += ["loss.rehearsal=0.5", f"data.lessons=['{questions}']"]
+    changes += rehearsing(0.5, questions)
     reinforce(tiny(base, questions, folder, *changes), ranks)
 
 
@@ -140,15 +144,32 @@ def test_questions_of_the_world(base, tmp_path, questions, monkeypatch):
     reinforce(tiny(base, questions, tmp_path / "run", *changes), Ranks())
     [evaluated] = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "evaluation"]
     assert 0 <= evaluated["depth3"] <= 1 and 0 <= evaluated["inputs"] <= 1
-    assert all(record["lessons"] > 0 for record in read_metrics(tmp_path / "run") if record["kind"] == "rollouts")
+    [taken] = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "rollouts"]
+    assert taken["lessons"] > 0 and "right" not in taken, "the verifier is the reward"
+
+
+def test_a_reward_that_is_outwitted_stops_the_run(base, questions, tmp_path, monkeypatch):
+    """What is right becomes rarer while the reward rises: here, as if that were what is wanted instead of it."""
+    monkeypatch.setattr("instruct.rewards.is_right", lambda question, text, verifier: WANTED not in text)
+    changes = [
+        "data.paths=[]", "data.count=12", "data.measured=['depth3']", "train.steps=40", "health.silent=0",
+        "health.patience=2", "health.window=3",
+    ]  # fmt: skip
+    with pytest.raises(UserError, match=r"right is .* the reward is being outwitted"):
+        reinforce(tiny(base, questions, tmp_path / "run", *changes), Ranks())
+    taken = [record for record in read_metrics(tmp_path / "run") if record["kind"] == "rollouts"]
+    right, reward = (
+        [sum(record[name] for record in part) / 3 for part in (taken[:3], taken[-3:])] for name in ("right", "reward")
+    )
+    assert right[1] < 0.75 * right[0] and reward[1] > reward[0]
 
 
 def test_what_is_rehearsed_stays(base, questions, tmp_path):
     """The lessons' answer wins where the reward says nothing."""
     path = tmp_path / "lessons.jsonl"
     path.write_text(json.dumps({"instruction": "mi 3", "output": "to"}) + "\n", "utf-8")
-    changes = ["reward.function=tests.test_reinforce:never", "health.silent=0", "loss.rehearsal=1", "train.steps=60"]
-    reinforce(tiny(base, questions, tmp_path / "run", *changes, f"data.lessons=['{path}']"), Ranks())
+    changes = ["reward.function=tests.test_reinforce:never", "health.silent=0", "train.steps=60"]
+    reinforce(tiny(base, questions, tmp_path / "run", *changes, *rehearsing(1, path)), Ranks())
     asked = Conversation((Message("user", "mi 3"),))
     assert [said.text for said in complete(load_run(tmp_path / "run"), [asked], 6)] == ["to"]
     assert [said.text for said in complete(load_run(base), [asked], 6)] != ["to"]
@@ -178,6 +199,7 @@ def test_wrong_input_is_one_sentence(base, questions, tmp_path):
     refused("train.parallel must be ddp", "train.parallel=fsdp", error=ConfigError)
     refused("name data.lessons to rehearse", "loss.rehearsal=1", error=ConfigError)
     refused("not read while loss.rehearsal is 0", f"data.lessons=['{questions}']", error=ConfigError)
+    refused("execution is about lessons of the world", *rehearsing(1, questions)[:2], error=ConfigError)
     refused("unknown kind 'all'", "data.measured=['all']", error=ConfigError)
     refused("function must be given", "reward.function=", error=ConfigError)
     assert not (tmp_path / "run").exists(), "nothing is written before the input is known to be good"

@@ -114,6 +114,23 @@ def test_advantages_are_those_of_each_group(small_tokenizer):
     assert (batch.counted == 1).all()
 
 
+def test_what_is_right_is_counted_beside_the_reward(small_tokenizer):
+    """Of all answers, also those that were sampled on the way, and it changes nothing."""
+    seen, figures = [], []
+
+    def truth(questions, answers):
+        seen.append([float("a" in answer.text) for answer in answers])
+        return seen[-1]
+
+    plain = rollouts(small_tokenizer, LossConfig("dapo"), half_silent)
+    watching = {"truth": truth, "report": lambda _, found: figures.append(found)}
+    rows = rollouts(small_tokenizer, LossConfig("dapo"), half_silent, **watching)
+    batch, other = (each.batch(np.arange(4), np.arange(4)) for each in (rows, plain))
+    assert len(seen) > 1 and 0 < sum(sum(part) for part in seen)
+    assert figures[0]["right"] == pytest.approx(sum(sum(part) for part in seen) / sum(len(part) for part in seen))
+    assert all(torch.equal(value, fields_of(other)[name]) for name, value in fields_of(batch).items())
+
+
 def test_a_penalty_in_the_reward(small_tokenizer):
     batch = rollouts(small_tokenizer, LossConfig("rloo", kl=0.5)).batch(np.arange(4), np.arange(4))
     plain = rollouts(small_tokenizer, LossConfig("rloo")).batch(np.arange(4), np.arange(4))

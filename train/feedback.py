@@ -11,7 +11,8 @@ Policy gradient may rehearse beside it what the base was taught (`reinforce.loss
     dpo, cdpo, rdpo, ipo, hinge, simpo, orpo, kto    `train.prefer` with that loss.kind, on pairs of the base's answers
     dpo-10, dpo-20, dpo-30                   dpo where the (simulated) rater is wrong that often, in per cent
     reward                                   a reward model of these pairs, then policy gradient with it alone:
-                                             does the true reward follow?
+                                             does the true reward follow? The rule that stops it is off
+    reward-watched                           the same with the rule (`health.right`), from the reward model of `reward`
     players                                  `train.players`: half of the steps for the proposer, half for the solver
     sft, adapters                            `train.sft` on another task, of all weights and of adapters: these learn
                                              from right answers, and only their own two gains can be compared
@@ -59,8 +60,9 @@ from train.sft import SftConfig, fine_tune, questions_of, read_instructions
 
 NOISE = {"dpo-10": 0.1, "dpo-20": 0.2, "dpo-30": 0.3}
 TUNED = ("sft", "adapters")
-PAIRED = (*get_args(Kind), *NOISE, "reward")
-ARMS = (*METHODS, "lessons", *get_args(Kind), *NOISE, "reward", "players", *TUNED)
+BY_MODEL = ("reward", "reward-watched")
+PAIRED = (*get_args(Kind), *NOISE, *BY_MODEL)
+ARMS = (*METHODS, "lessons", *get_args(Kind), *NOISE, *BY_MODEL, "players", *TUNED)
 NOTHING = "(?!)"  # a pattern that no answer matches
 MARKS = "marks.json"
 COST = ".cost.json"  # beside a file of pairs: what they took
@@ -151,8 +153,8 @@ class Arms:
         run = self.folder / name / "run"
         if name == "players":
             return self._played(run)
-        if name == "reward":
-            return self._by_reward_model(run)
+        if name in BY_MODEL:
+            return self._by_reward_model(run, is_watched=name == "reward-watched")
         if name in TUNED:
             return self._tuned(run, getattr(self.config, name))
         if name == "lessons":
@@ -203,13 +205,16 @@ class Arms:
         )
         return lambda: reinforce(config, self.ranks)
 
-    def _by_reward_model(self, run: Path) -> tuple[Path, dict[str, Any]]:
-        judge = run.with_name("judge")
-        data = replace(self.config.reward.data, paths=(str(self.pairs(0.0)),))
-        train_reward(replace(self.config.reward, run=str(judge), init=self.base, seed=self.seed, data=data), self.ranks)
+    def _by_reward_model(self, run: Path, is_watched: bool) -> tuple[Path, dict[str, Any]]:
+        judge = self.folder / "reward" / "judge"
+        if not self.ranks.from_main((judge / "report.json").exists()):
+            data = replace(self.config.reward.data, paths=(str(self.pairs(0.0)),))
+            config = replace(self.config.reward, run=str(judge), init=self.base, seed=self.seed, data=data)
+            train_reward(config, self.ranks)
         report = json.loads((judge / "report.json").read_text("utf-8"))
-        learnt = RewardKind("model", model=str(judge))
-        work = self._reinforced(run, self.config.reinforce.loss.method, reward=learnt)
+        given, learnt = self.config.reinforce, RewardKind("model", model=str(judge))
+        health = given.health if is_watched else replace(given.health, right=0.0)
+        work = self._reinforced(run, given.loss.method, reward=learnt, health=health)
         model, more = self._followed(run, work, "rollouts")
         return model, more | {"reward_model": report}
 

@@ -21,9 +21,10 @@ ASKS = {
     "phrasings": "new wordings",
     "inputs": "new inputs",
 }
-ABOUT = {  # what names that begin so do not say
+ABOUT = {  # what names do not say; "dpo-": names that begin so
     "lessons": "the steps of policy gradient with its rehearsed lessons and without any reward",
     "reward": "policy gradient with a learnt reward alone",
+    "reward-watched": "the same until too few of the sampled answers are truly right",
     "players": "half of the steps write instructions, half learn to solve them",
     "dpo-": "from a simulated rater that is wrong so often, in per cent",
 }
@@ -130,7 +131,10 @@ def page(report: Mapping[str, Any], pictures: bool) -> Iterator[str]:
         cells = [_points(arm["points"][kind]) for kind in kinds]
         yield f"| {name} | {len(arm['seeds'])} | {' | '.join(cells)} | {arm['cpu_minutes']:.1f} | {drift} |"
     yield ""
-    named = {what: [name for name in arms if name.startswith(start)] for start, what in ABOUT.items()}
+    named = {
+        what: [each for each in arms if each == name or (name.endswith("-") and each.startswith(name))]
+        for name, what in ABOUT.items()
+    }
     if told := [f"{', '.join(names)}: {what}" for what, names in named.items() if names]:
         yield f"{'; '.join(told)}. Drift: of the log-probability of held-out chosen answers, upwards is likelier."
         yield ""

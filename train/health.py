@@ -8,6 +8,7 @@ answers grow, repeat themselves, or satisfy the reward and nobody else, and wher
 worse one, nothing is learnt at all and nothing says so. So both kinds of stages measure, as often as they can,
 
     reward               mean reward of sampled answers
+    right                share of them that are right, where the reward says something else and a program knows better
     kl                   divergence from the reference, in nats an answer
     entropy              mean -log p of a sampled token, in nats
     length               mean number of tokens of an answer
@@ -21,7 +22,7 @@ A figure that is absent is not judged. A rule stops a run when it has been broke
 by a figure that is no number. All that a `Health` remembers follows from the figures that it has seen: a resumed run
 shows it those of its records again (`replay`), and it judges as if there had been no interruption.
 
-What it leaves out: whether answers are any good. That is for held-out questions and for people.
+What it leaves out: whether answers are any good where no program knows it. That is for people.
 """
 
 from __future__ import annotations
@@ -44,8 +45,9 @@ class HealthConfig:
     repetition, unfinished, silent    the largest shares
     drift         how much less likely chosen answers may become, as a share
     fall          how far the reward may fall below the best mean of `window` checks in a row, in its own units
+    right         how far the share of right answers may fall below its best such mean, as a share of that mean
     patience      checks in a row that break a rule until it stops the run
-    window        checks that are averaged for `fall`
+    window        checks that are averaged for `fall` and `right`
     """
 
     kl: float = 50.0
@@ -56,15 +58,16 @@ class HealthConfig:
     silent: float = 0.98
     drift: float = 0.3
     fall: float = 0.3
+    right: float = 0.25
     patience: int = 10
     window: int = 10
 
     def __post_init__(self):
-        limits = ("kl", "entropy", "growth", "repetition", "unfinished", "silent", "drift", "fall")
+        limits = ("kl", "entropy", "growth", "repetition", "unfinished", "silent", "drift", "fall", "right")
         problems = [f"{n} must not be negative, got {getattr(self, n)}" for n in limits if not getattr(self, n) >= 0]
         problems += [
             f"{n} must be a share, at most 1, got {getattr(self, n)}"
-            for n in ("repetition", "unfinished", "silent")
+            for n in ("repetition", "unfinished", "silent", "right")
             if getattr(self, n) > 1
         ]
         if 0 < self.growth <= 1:
@@ -75,7 +78,7 @@ class HealthConfig:
         check(problems)
 
 
-FIGURES = ("reward", "kl", "entropy", "length", "repetition", "unfinished", "silent")
+FIGURES = ("reward", "right", "kl", "entropy", "length", "repetition", "unfinished", "silent")
 FIGURES += ("chosen", "rejected", "chosen_drift")
 
 
@@ -92,8 +95,7 @@ class Health:
     def __init__(self, config: HealthConfig):
         self.config = config
         self.first_length: float | None = None
-        self.recent: list[float] = []  # rewards of the last `window` checks
-        self.best = -math.inf  # the best mean of so many
+        self.means = {name: _Means(config.window) for name in ("reward", "right")}
         self.broken: dict[str, int] = {}  # how many checks in a row each rule has been broken
 
     def check(self, figures: Mapping[str, Any]) -> str | None:
@@ -135,7 +137,7 @@ class Health:
         if limits.drift and known.get("chosen_drift", 0.0) < -limits.drift:
             found = f"chosen_drift is {known['chosen_drift']:.3g}, chosen answers became less likely than allowed"
             broken["drift"] = _Broken(found, "add a likelihood anchor, or lower optimizer.lr")
-        return broken | self._length(known) | self._fall(known)
+        return broken | self._length(known) | self._falls(known)
 
     def _length(self, known: Mapping[str, float]) -> dict[str, _Broken]:
         if "length" not in known or not self.config.growth:
@@ -149,18 +151,37 @@ class Health:
         found = f"length is {length:.3g} tokens, {ratio:.2g} times that of the first check"
         return {"growth": _Broken(found, "the reward may prefer length: normalise by a constant, or change the reward")}
 
-    def _fall(self, known: Mapping[str, float]) -> dict[str, _Broken]:
-        if "reward" not in known or not self.config.fall:
-            return {}
-        self.recent = [*self.recent, known["reward"]][-self.config.window :]
-        if len(self.recent) < self.config.window:
-            return {}
-        mean = sum(self.recent) / len(self.recent)
+    def _falls(self, known: Mapping[str, float]) -> dict[str, _Broken]:
+        rules = {
+            "fall": ("reward", "lower optimizer.lr, or go back to an earlier checkpoint"),
+            "right": ("right", "the reward is being outwitted: mend it, or raise the weight of the divergence"),
+        }
+        broken = {}
+        for rule, (name, remedy) in rules.items():
+            limit, means = getattr(self.config, rule), self.means[name]
+            if not limit or name not in known or (mean := means.add(known[name])) is None:
+                continue
+            allowed = limit * means.best if rule == "right" else limit
+            if mean < means.best - allowed:
+                broken[rule] = _Broken(f"{name} is {mean:.3g}, and was {means.best:.3g} at best", remedy)
+        return broken
+
+
+class _Means:
+    """Means of the last so many values, and the best one."""
+
+    def __init__(self, window: int):
+        self.window, self.recent, self.best = window, [], -math.inf
+
+    def add(self, value: float) -> float | None:
+        """The mean with this value; None while there are too few."""
+        self.recent = [*self.recent, value][-self.window :]
+        if len(self.recent) < self.window:
+            return None
+        mean = sum(self.recent) / self.window
         self.best = max(self.best, mean)
-        if mean >= self.best - self.config.fall:
-            return {}
-        found = f"reward is {mean:.3g}, and was {self.best:.3g} at best"
-        return {"fall": _Broken(found, "lower optimizer.lr, or go back to an earlier checkpoint")}
+        return mean
+
 
 def repetition(ids: Sequence[int], size: int = 3) -> float:
     """The share of the n-grams of a text that occurred before in it; 0 for texts too short to have any."""

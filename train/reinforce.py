@@ -10,8 +10,8 @@ Methods and their sources stand in `train.advantages`, rewards in `instruct.rewa
 
 Each step writes a record of the kind "rollouts" (reward, kl, entropy, length, repetition, unfinished, silent), which
 `train.health` judges: a run that goes wrong stops and says why. Each evaluation answers held-out questions greedily and
-says the mean reward of each kind; with another reward than the verifier, of the world's questions also the share that
-is truly right (KIND_right), so that a reward that is being outwitted can be seen.
+says the mean reward of each kind. With another reward than the verifier, both also say of the world's questions which
+share is truly right (right, KIND_right): a reward that is being outwitted is seen, and stops the run.
 """
 
 from __future__ import annotations
@@ -124,6 +124,8 @@ class ReinforceConfig:
             problems.append("train.parallel must be ddp: sampling needs the whole model on each rank")
         if self.data.lessons and not self.loss.rehearsal:
             problems.append("data.lessons are not read while loss.rehearsal is 0: raise it, or leave them out")
+        if self.data.lessons and self.data.execution:
+            problems.append("data.execution is about lessons of the world: set it to false, or leave data.lessons out")
         if self.data.paths and self.loss.rehearsal and not self.data.lessons:
             problems.append("data.paths are not of the world: name data.lessons to rehearse or set loss.rehearsal=0")
         check(problems)
@@ -230,9 +232,9 @@ def build_trainer(config: ReinforceConfig, ranks: Ranks, fresh: bool = False) ->
     course = Course(config.data.curriculum, config.seed)
     questions, held_out = questions_of(config, course)
     reward = make_reward(config.reward, course.verifier)
-    rewards = {"": reward}
-    if config.reward.kind != "verifier" and not config.data.paths:
-        rewards["_right"] = make_reward(RewardConfig(), course.verifier)
+    knows_better = config.reward.kind != "verifier" and not config.data.paths
+    truth = make_reward(RewardConfig(), course.verifier) if knows_better else None
+    rewards = {"": reward} | ({"_right": truth} if truth else {})
     trainer = policy_trainer(
         config,
         run,
@@ -242,6 +244,7 @@ def build_trainer(config: ReinforceConfig, ranks: Ranks, fresh: bool = False) ->
         evaluate=lambda: measure(loaded, held_out, rewards, config.answer_tokens, ranks),
         ranks=ranks,
         lessons=lessons_of(config.data, course) if config.loss.rehearsal else (),
+        truth=truth,
         fresh=fresh,
     )
     if ranks.is_main:
@@ -260,6 +263,7 @@ def policy_trainer(
     evaluate: Callable[[], dict[str, float]],
     ranks: Ranks,
     lessons: Sequence[Conversation] = (),
+    truth: Reward | None = None,
     fresh: bool = False,
 ) -> Trainer:
     """The trainer of one run of policy gradient from `loaded`, in a folder that it opens."""
@@ -279,6 +283,7 @@ def policy_trainer(
         ranks=ranks,
         report=watch,
         lessons=fit_all(lessons, loaded.tokenizer, loaded.chat, loaded.model.config.context + 1)[0] if lessons else (),
+        truth=truth,
     )
     run.open(config, fresh)
     ranks.barrier()

@@ -133,12 +133,14 @@ class RolloutBatch(Batch):
 
 
 class Group(NamedTuple):
-    """The answers to one question: ids with their last token, texts, and rewards (K,)."""
+    """The answers to one question: ids with their last token, texts, rewards (K,), and which are right where that is
+    known."""
 
     question: int
     ids: list[list[int]]
     said: list[Completion]
     rewards: list[float]
+    right: list[float]
 
     @property
     def is_silent(self) -> bool:
@@ -223,9 +225,10 @@ class Rollouts:
 
     loaded: the model that is trained. Questions that leave no room for an answer are not asked. lessons: what is
     rehearsed; those longer than the longest question with its answer are left out, for they would widen every row.
+    truth: what is right, where the reward is something else; it is only reported.
     report(step, figures): called for each batch with the figures of all ranks, named as in `train.health`; reward,
-    length, repetition and unfinished are of all answers that were sampled, kl and entropy of those that are used;
-    lessons is the cross-entropy of a token of what is rehearsed, in nats.
+    right, length, repetition and unfinished are of all answers that were sampled, kl and entropy of those that are
+    used; lessons is the cross-entropy of a token of what is rehearsed, in nats.
     """
 
     def __init__(
@@ -243,8 +246,10 @@ class Rollouts:
         ranks: Ranks,
         report: Callable[[int, dict[str, float]], None],
         lessons: Sequence[Example] = (),
+        truth: Reward | None = None,
     ):
-        self.loaded, self.reference, self.reward, self.config = loaded, reference, reward, config
+        self.loaded, self.reference, self.config = loaded, reference, config
+        self.reward, self.truth = reward, truth
         self.group, self.new_tokens = group, new_tokens
         self.batch_size, self.seed, self.ranks, self.report = batch_size, seed, ranks, report
         self.context = loaded.model.config.context
@@ -309,12 +314,14 @@ class Rollouts:
             prompts = [self.prompts[chosen[row]] for row, _ in part]
             written |= zip(part, self._write(prompts, [seeds[each] for each in part]))
         said = [written[each][1] for each in asked]
-        rewards = self.reward([self.questions[chosen[row]] for row, _ in asked], said)
+        questions = [self.questions[chosen[row]] for row, _ in asked]
+        rewards = self.reward(questions, said)
+        right = self.truth(questions, said) if self.truth else []
         found = {}
         for number, (row, question) in enumerate(chosen.items()):
             here = slice(number * self.group, (number + 1) * self.group)
             ids = [written[row, copy][0] for copy in range(self.group)]
-            found[row] = Group(question, ids, said[here], rewards[here])
+            found[row] = Group(question, ids, said[here], rewards[here], right[here])
         return found
 
     def _write(self, prompts: list[list[int]], seeds: list[int]) -> list[tuple[list[int], Completion]]:
@@ -419,11 +426,12 @@ class Rollouts:
             *(of_tokens[name] for name in ("used", "tokens", "kl", "entropy", "told", "lessons")),
             *(sum(group.is_silent for group in tried), sum(reward for *_, reward in answers)),
             *(sum(len(ids) for ids, *_ in answers), sum(repetition(ids) for ids, *_ in answers)),
-            sum(not said.finished for _, said, _ in answers),
+            *(sum(not said.finished for _, said, _ in answers), sum(sum(group.right) for group in tried)),
         ]
         totals = self.ranks.sum(torch.tensor(sums, dtype=torch.float64, device=self.ranks.device)).tolist()
         groups, answers, used, tokens, kl, entropy, told, lessons, silent, *rest = totals
-        figures = dict(zip(("reward", "length", "repetition", "unfinished"), (total / answers for total in rest)))
+        names = ("reward", "length", "repetition", "unfinished", *(["right"] if self.truth else []))
+        figures = dict(zip(names, (total / answers for total in rest)))
         figures |= {"silent": silent / groups, "kl": kl / used, "entropy": entropy / tokens, "groups": groups}
         return figures | ({"lessons": lessons / told} if told else {})
 
