@@ -56,13 +56,13 @@ class LanguageHead(nn.Module):
         hidden (B, T, C), targets (B, T) int64, weights (B, T) float32.
         """
         flat = self._transformed(hidden).flatten(0, 1)
-        weight = self.output.weight.to(flat.dtype)
+        weight = self.output.matrix().to(flat.dtype)
         return linear_cross_entropy(flat, weight, targets.flatten(), weights.flatten(), softcap=self.softcap or None)
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy at each place, with gradient: hidden (B, T, C), targets (B, T) int64 -> (B, T) float32."""
         flat = self._transformed(hidden).flatten(0, 1)
-        weight = self.output.weight.to(flat.dtype)
+        weight = self.output.matrix().to(flat.dtype)
         found = linear_cross_entropy(flat, weight, targets.flatten(), softcap=self.softcap or None, reduction="none")
         return found.view(targets.shape)
 

@@ -12,11 +12,12 @@ Checkpoints of such a run hold the sums where other runs have their weights, so 
 apart in `adapters.safetensors`, what was trained, with which the run itself goes on. They fit one base only, so the
 digest of that is kept with them.
 
-Queries, keys and values are layers of their own here, each with its adapter. The output matrix of a language model is
-no layer that can be wrapped: the loss reads it as a matrix, and where it is tied it is the embedding. A head that names
-classes or finds spans is new in its run: it is trained whole.
+Queries, keys and values are layers of their own here, each with its adapter. An embedding can have one too
+("trunk.embedding"): its rows are E + alpha / rank * B A, and where the output matrix is tied to it, that is this sum as
+well. Tokens that the base hardly knew are learnt there, and nowhere else. A head that names classes or finds spans is
+new in its run: it is trained whole.
 
-What it leaves out. Adapters of embeddings and norms, several adapters at a time, and weights divided over ranks.
+What it leaves out. Adapters of norms, several adapters at a time, and weights divided over ranks.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ ADAPTERS, NOTES = "adapters.safetensors", "adapters.json"
 @dataclass(frozen=True)
 class LoraConfig:
     """rank: of the update of each layer; 0: no adapters, the model trains as it is. alpha: the update counts alpha /
-    rank. dropout: of what an adapter reads. targets: patterns of names of linear layers; * stands for anything.
+    rank. dropout: of what the adapter of a linear layer reads. targets: patterns of names of linear layers and
+    embeddings; * stands for anything.
     """
 
     rank: int = 0
@@ -60,51 +62,92 @@ class LoraConfig:
         if not 0 <= self.dropout < 1:
             problems.append(f"dropout must be at least 0 and below 1, got {self.dropout}")
         if self.rank and not self.targets:
-            problems.append("targets must name linear layers, such as 'trunk.blocks.*'")
+            problems.append("targets must name layers, such as 'trunk.blocks.*'")
         check(problems)
 
 
-class LoraLinear(Linear):
-    """A linear layer with an adapter: `down` (rank, M) is A, `up` (N, rank) is B. `kept`: W, while it is merged."""
+class Adapted(nn.Module):
+    """A layer with a matrix W (N, M) and an adapter: `down` (rank, M) is A, `up` (N, rank) is B. `kept`: W, while it
+    is merged."""
+
+    weight: nn.Parameter
+
+    def _adapt(self, weight: nn.Parameter, config: LoraConfig) -> None:
+        self.weight, self.scale = weight, config.alpha / config.rank
+        self.down = nn.Parameter(weight.new_empty(config.rank, weight.shape[1]))
+        self.up = nn.Parameter(weight.new_zeros(weight.shape[0], config.rank))
+        nn.init.normal_(self.down, std=weight.shape[1] ** -0.5)
+        self.kept: Tensor | None = None
+
+    def matrix(self) -> Tensor:
+        """W + alpha / rank * B A."""
+        return self.weight if self.kept is not None else self.weight + self.scale * (self.up @ self.down)
+
+    def beside(self, x: Tensor, dropout: float = 0.0) -> Tensor | float:
+        """alpha / rank * B A x, or 0 while it is merged."""
+        if self.kept is not None:
+            return 0.0
+        low = F.linear(F.dropout(x, dropout, self.training), self.down.to(x.dtype))
+        return self.scale * F.linear(low, self.up.to(x.dtype))
+
+
+class LoraLinear(Adapted, Linear):
+    """A linear layer with an adapter."""
 
     def __init__(self, layer: Linear, config: LoraConfig):
         super().__init__(layer.in_features, layer.out_features, layer.bias is not None, device="meta")
-        self.weight, self.bias = layer.weight, layer.bias
-        self.scale, self.dropout = config.alpha / config.rank, config.dropout
-        self.down = nn.Parameter(layer.weight.new_empty(config.rank, layer.in_features))
-        self.up = nn.Parameter(layer.weight.new_zeros(layer.out_features, config.rank))
-        nn.init.normal_(self.down, std=layer.in_features**-0.5)
-        self.kept: Tensor | None = None
+        self.bias, self.dropout = layer.bias, config.dropout
+        self._adapt(layer.weight, config)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = super().forward(x)
-        if self.kept is not None:
-            return out
-        low = F.linear(F.dropout(x, self.dropout, self.training), self.down.to(x.dtype))
-        return out + self.scale * F.linear(low, self.up.to(x.dtype))
+        return super().forward(x) + self.beside(x, self.dropout)
 
-    @torch.no_grad()
-    def whole(self) -> Tensor:
-        """W + alpha / rank * B A."""
-        return self.weight.detach() if self.kept is not None else self.weight + self.scale * (self.up @ self.down)
+
+class LoraEmbedding(Adapted, nn.Embedding):
+    """An embedding with an adapter."""
+
+    def __init__(self, layer: nn.Embedding, config: LoraConfig):
+        super().__init__(*layer.weight.shape, device="meta")
+        self._adapt(layer.weight, config)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        rows = super().forward(tokens)
+        return rows if self.kept is not None else rows + self.scale * (F.embedding(tokens, self.up) @ self.down)
+
+
+class TiedOutput(Linear):
+    """The output matrix of a language model that is its embedding, where this has an adapter."""
+
+    def __init__(self, embedding: LoraEmbedding):
+        super().__init__(embedding.embedding_dim, embedding.num_embeddings, bias=False, device="meta")
+        self.weight = embedding.weight
+        self.embedding = (embedding,)  # in a tuple: it is a part of the trunk, and not one of this layer
+
+    def matrix(self) -> Tensor:
+        return self.embedding[0].matrix()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + self.embedding[0].beside(x)
 
 
 def add_lora(model: nn.Module, config: LoraConfig) -> None:
     """Put adapters beside the layers that `config.targets` names, and freeze the rest but for a head that is new.
 
     Does nothing where the rank is 0. A is drawn from torch's generator: seed it alike on all ranks.
-    Raises UserError for a pattern that names no linear layer, and for a rank that is no saving in one of them.
+    Raises UserError for a pattern that names no such layer, and for a rank that is no saving in one of them.
     """
     if not config.rank:
         return
+    embedding = model.trunk.embedding
+    tied = isinstance(model.head, LanguageHead) and model.head.output.weight is embedding.weight
     layers = {
         name: layer
         for name, layer in model.named_modules()
-        if isinstance(layer, Linear) and not (isinstance(model.head, LanguageHead) and name == "head.output")
+        if isinstance(layer, Linear | nn.Embedding) and not (tied and name == "head.output")
     }
     chosen = matching(config.targets, layers, "lora.targets")
     for name in chosen:
-        smaller = min(layers[name].in_features, layers[name].out_features)
+        smaller = min(layers[name].weight.shape)
         if config.rank > smaller:
             raise UserError(f"lora.rank={config.rank} is above {smaller}, the smaller side of {name}; give less")
     model.lora_notes = {"config": to_dict(config), "base_sha256": digest(model.trunk.named_parameters())}
@@ -112,19 +155,22 @@ def add_lora(model: nn.Module, config: LoraConfig) -> None:
         part.requires_grad_(False)
     for name in chosen:
         parent, _, last = name.rpartition(".")
-        setattr(model.get_submodule(parent), last, LoraLinear(layers[name], config).train(model.training))
+        kind = LoraEmbedding if isinstance(layers[name], nn.Embedding) else LoraLinear
+        setattr(model.get_submodule(parent), last, kind(layers[name], config).train(model.training))
+    if tied and model.trunk.embedding is not embedding:
+        model.head.output = TiedOutput(model.trunk.embedding).train(model.training)
 
 
-def adapted(model: nn.Module) -> dict[str, LoraLinear]:
+def adapted(model: nn.Module) -> dict[str, Adapted]:
     """The layers that have an adapter, by name."""
-    return {name: layer for name, layer in model.named_modules() if isinstance(layer, LoraLinear)}
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, Adapted)}
 
 
 def merge(model: nn.Module) -> None:
     """Add the adapters to the weights; they are at rest until `unmerge`."""
     for layer in adapted(model).values():
         if layer.kept is None:
-            whole, layer.kept = layer.whole(), layer.weight.detach().clone()
+            whole, layer.kept = layer.matrix().detach(), layer.weight.detach().clone()
             layer.weight.data.copy_(whole)
 
 
@@ -149,7 +195,7 @@ def merged_parameters(model: nn.Module) -> dict[str, Tensor]:
     """The parameters of the model without adapters that computes the same; of one that has none, its own."""
     layers = adapted(model)
     own = {f"{name}.{side}" for name in layers for side in ("down", "up")}
-    wholes = {f"{name}.weight": layer.whole() for name, layer in layers.items()}
+    wholes = {f"{name}.weight": layer.matrix().detach() for name, layer in layers.items()}
     return {name: wholes.get(name, p) for name, p in model.named_parameters() if name not in own}
 
 

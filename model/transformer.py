@@ -42,6 +42,10 @@ def widen(x: Tensor) -> Tensor:
 class Linear(nn.Linear):
     """A linear layer that computes in the dtype of its input."""
 
+    def matrix(self) -> Tensor:
+        """What it multiplies by: (N, M)."""
+        return self.weight
+
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 

@@ -24,9 +24,9 @@ WORDS = ("red", "seven", "horse", "plum")
 TOKENS = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
 
 
-def with_adapters(rank: int = 4, **settings) -> LanguageModel:
+def with_adapters(rank: int = 4, tie: bool = True, **settings) -> LanguageModel:
     """A model whose adapters have been trained, as it were."""
-    model = small_model()
+    model = small_model(tie=tie)
     torch.manual_seed(1)
     add_lora(model, LoraConfig(rank, **settings))
     for layer in adapted(model).values():
@@ -61,8 +61,30 @@ def test_the_layer_is_its_formula_and_rank_zero_is_no_adapter():
     assert not adapted(plain) and all(p.requires_grad for p in plain.parameters())
 
 
-def test_merged_is_unmerged_and_unmerging_gives_the_same_bits():
-    model = with_adapters()
+@pytest.mark.parametrize("tie", [True, False])
+def test_an_embedding_is_its_formula_and_so_is_the_output_that_is_tied_to_it(tie):
+    targets = ("trunk.embedding",) if tie else ("trunk.embedding", "head.output")
+    model, plain = with_adapters(4, alpha=6, targets=targets, tie=tie), small_model(tie=tie)
+    assert [*adapted(model)] == [*targets]
+    with torch.no_grad():
+        for name, layer in adapted(model).items():
+            plain.get_submodule(name).weight.add_(6 / 4 * layer.up @ layer.down)
+    torch.testing.assert_close(model(TOKENS), plain(TOKENS), atol=1e-5, rtol=1e-5)
+    places = (TOKENS.roll(-1, 1), torch.ones(TOKENS.shape))
+    losses = [each.head.loss(each.trunk(TOKENS), *places) for each in (model, plain)]
+    torch.testing.assert_close(*losses, atol=1e-5, rtol=1e-5)
+    for loss in losses:
+        loss.backward()
+    wanted = {name: plain.get_submodule(name).weight.grad for name in targets}
+    for name, layer in adapted(model).items():  # of a tied one: the sum of what both its uses ask for
+        torch.testing.assert_close(layer.up.grad, 6 / 4 * wanted[name] @ layer.down.T, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(layer.down.grad, 6 / 4 * layer.up.T @ wanted[name], atol=1e-5, rtol=1e-4)
+        assert layer.weight.grad is None
+
+
+@pytest.mark.parametrize("targets", [("trunk.blocks.*",), ("trunk.blocks.*", "trunk.embedding")])
+def test_merged_is_unmerged_and_unmerging_gives_the_same_bits(targets):
+    model = with_adapters(targets=targets)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     apart = model(TOKENS)
     merge(model)
@@ -139,15 +161,16 @@ def sft_trainer(pretrained, chats, folder, *overrides, ranks=None):
 
 
 def test_a_run_goes_on_bit_for_bit_and_its_model_serves_as_any_other(pretrained, chats, tmp_path, capsys):
-    whole = sft_trainer(pretrained, chats, tmp_path / "whole", "lora.dropout=0.1")
+    adapters = ("lora.dropout=0.1", "lora.targets=['trunk.blocks.*', 'trunk.embedding']")
+    whole = sft_trainer(pretrained, chats, tmp_path / "whole", *adapters)
     assert "parameters train" in capsys.readouterr().out
     whole.fit()
-    broken = sft_trainer(pretrained, chats, tmp_path / "broken", "lora.dropout=0.1")
+    broken = sft_trainer(pretrained, chats, tmp_path / "broken", *adapters)
     while broken.state.step < 5:
         broken.step()
     broken.save()
     broken.saver.finish()
-    continued = sft_trainer(pretrained, chats, tmp_path / "broken", "lora.dropout=0.1")
+    continued = sft_trainer(pretrained, chats, tmp_path / "broken", *adapters)
     assert continued.state.step == 5
     continued.fit()
     one, other = (newest_intact(tmp_path / name)[1] for name in ("whole", "broken"))
