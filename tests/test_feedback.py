@@ -30,6 +30,7 @@ def known(value: float, **more) -> dict:
 
 def rollout(step: int) -> dict:
     figures = {"reward": 0.1 * step, "kl": 0.0, "entropy": 1.0, "length": 5.0, "repetition": 0.0, "silent": 0.5}
+    figures["groups"] = 3
     return {"kind": "rollouts", "step": step} | figures
 
 
@@ -51,7 +52,7 @@ def table() -> dict:
 
 
 def test_points_are_taken_within_seeds():
-    found = figures_of(table())
+    found = figures_of(table(), group=4)
     assert found["gains"] == pytest.approx({"grpo": 25.0, "dpo": 5.0, "reward": -10.0, "reward-watched": 0.0})
     grpo = found["arms"]["grpo"]
     assert grpo["seeds"] == [0, 1] and grpo["points"]["depth3"]["by_seed"] == pytest.approx([20.0, 30.0])
@@ -62,11 +63,12 @@ def test_points_are_taken_within_seeds():
     assert found["arms"]["dpo"]["chosen_drift"] == [-0.04] and found["arms"]["dpo"]["seeds"] == [1]
     assert found["base"]["inputs"] == pytest.approx(0.25)
     assert found["adapters"]["seeds"] == [1] and found["adapters"]["fraction"] == pytest.approx(0.75)
-    assert figures_of({"base": {0: known(0.2)}})["adapters"] == {}
+    assert figures_of({"base": {0: known(0.2)}}, 4)["adapters"] == {}
+    assert grpo["answers"] == 12 * 3 * 4 and "answers" not in found["arms"]["dpo"]
 
 
 def test_the_page_says_gains_and_what_was_stopped(tmp_path):
-    report = {"command": "c", "machine": {"torch": "2"}, "answers": 19_200} | figures_of(table())
+    report = {"command": "c", "machine": {"torch": "2"}, "answers": 19_200} | figures_of(table(), 4)
     said = "\n".join(page(report, pictures=True))
     assert "| grpo | 2 | +25.0 (+20.0 to +30.0) |" in said and "| dpo | 1 | +5.0 |" in said and "| -4.0% |" in said
     assert "\nreward: policy gradient with a learnt reward alone; reward-watched: the same until" in said
@@ -74,6 +76,7 @@ def test_the_page_says_gains_and_what_was_stopped(tmp_path):
     assert said.index("| grpo |") < said.index("| dpo |") < said.index("| reward |"), "the best one comes first"
     assert "- reward, seed 0, was stopped: step 7 was not taken: it fell" in said
     assert "in 90.0%, with an expected calibration error of 0.050" in said and "| 10 | 0 | +1.00 | 10.0% |" in said
+    assert "Other numbers of sampled answers: grpo 144." in said
     assert "80.0% after tuning all weights and 60.0% after tuning adapters, 75% of the gain (1 seed)" in said
     draw(report, tmp_path / "gains.png")
     assert (tmp_path / "gains.png").stat().st_size > 10_000
@@ -182,6 +185,16 @@ def test_an_arm_that_health_stops_keeps_its_last_marks(folder):
     assert len([record for record in found["records"] if record["kind"] == "rollouts"]) == 2
 
 
+def test_no_method_samples_more_than_the_others(folder, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(feedback, "reinforce", lambda config, ranks: seen.update({config.loss.method: config}))
+    arms = Arms(tiny(folder, "reinforce.train.batch_size=10"), 0, Ranks())
+    for method in METHODS:
+        arms._reinforced(folder / "unused", method)()
+    sizes = {method: config.train.batch_size for method, config in seen.items()}
+    assert sizes == dict.fromkeys(METHODS, 10) | {"dapo": 2}, "it asks four times at most"
+
+
 def test_unequal_numbers_of_answers_are_refused(folder):
     tiny(folder).require_comparable()
     with pytest.raises(UserError, match="reinforce samples 8 answers, prefer 10"):
@@ -202,5 +215,5 @@ def test_wrong_input_is_one_sentence(arguments, wrong):
 
 
 def test_the_figures_can_be_written(folder, tmp_path):
-    report = {"command": "c", "machine": {}, "answers": 1} | figures_of(table())
+    report = {"command": "c", "machine": {}, "answers": 1} | figures_of(table(), 4)
     assert json.loads(json.dumps(report))["headline"] == "depth3"

@@ -18,8 +18,9 @@ Policy gradient may rehearse beside it what the base was taught (`reinforce.loss
                                              from right answers, and only their own two gains can be compared
 
 Policy gradient samples steps x batch_size x group answers, pairs are made of questions x samples answers; the two
-numbers must be equal, and so must that of `players`. CPU time is counted for each arm; the pairs of a seed are made
-once, and what that took is counted for every arm that learns from them.
+numbers must be equal, and so must that of `players`. `dapo`, which asks again where a group is silent, has smaller
+batches, so that it samples no more than this; the report says how many. CPU time is counted for each arm; the pairs of
+a seed are made once, and what that took is counted for every arm that learns from them.
 
 Each arm is a folder RUN/seedN/ARM with its run and `marks.json`; what is finished is not repeated. A run that
 `train.health` stops is reported as stopped, with the marks of its last checkpoint. Writes `feedback.json`,
@@ -194,13 +195,16 @@ class Arms:
 
     def _reinforced(self, run: Path, method: str, **changes: Any) -> Callable[[], Any]:
         given = self.config.reinforce
+        loss = replace(given.loss, method=method)
+        tries = 1 + (loss.switches.attempts if loss.switches.skip_silent else 0)
         config = replace(
             given,
             run=str(run),
             init=self.base,
             seed=self.seed,
-            loss=replace(given.loss, method=method),
+            loss=loss,
             data=replace(given.data, curriculum=self.config.curriculum),
+            train=replace(given.train, batch_size=max(given.train.batch_size // tries, 1)),
             **changes,
         )
         return lambda: reinforce(config, self.ranks)
@@ -314,7 +318,7 @@ def main(argv: list[str]) -> None:
                 "command": f"python -m train.feedback {' '.join(argv)}",
                 "machine": machine(),
                 "answers": config.sampled,
-                **figures_of(table),
+                **figures_of(table, config.reinforce.group),
             }
             write(report, Path(arguments.out))
     finally:

@@ -37,11 +37,12 @@ Table = Mapping[str, Mapping[int, Mapping[str, Any]]]
 # Figures -------------------------------------------------------------------------------------------------------------
 
 
-def figures_of(table: Table) -> dict[str, Any]:
-    """Points over the base of every arm within each seed, and what each cost and how it went."""
+def figures_of(table: Table, group: int) -> dict[str, Any]:
+    """Points over the base of every arm within each seed, and what each cost and how it went; group: answers to each
+    question of policy gradient."""
     base = table["base"]
     tuned = {name: table.get(name, {}) for name in ("sft", "adapters")}
-    arms = {name: _arm(found, base) for name, found in table.items() if found and name not in ("base", *tuned)}
+    arms = {name: _arm(found, base, group) for name, found in table.items() if found and name not in ("base", *tuned)}
     return {
         "headline": HEADLINE,
         "gains": {name: arm["points"][HEADLINE]["mean"] for name, arm in arms.items()},
@@ -68,13 +69,14 @@ def _adapters(sft: Mapping[int, Mapping[str, Any]], adapters: Mapping[int, Mappi
     }
 
 
-def _arm(found: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]]) -> dict[str, Any]:
+def _arm(found: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str, Any]], group: int) -> dict[str, Any]:
     def points(kind: str, way: str) -> dict[str, Any]:
         by_seed = [100 * (one["marks"][kind][way] - base[seed]["marks"][kind][way]) for seed, one in found.items()]
         return {"mean": statistics.mean(by_seed), "interval": list(interval(by_seed)), "by_seed": by_seed}
 
     evaluations = [[r for r in one["records"] if r["kind"] == "evaluation"] for one in found.values()]
     drifts = [records[-1]["chosen_drift"] for records in evaluations if records and "chosen_drift" in records[-1]]
+    groups = [sum(r["groups"] for r in one["records"] if r["kind"] == "rollouts") for one in found.values()]
     reports = [one["reward_model"] for one in found.values() if "reward_model" in one]
     return {
         "seeds": list(found),
@@ -83,6 +85,7 @@ def _arm(found: Mapping[int, Mapping[str, Any]], base: Mapping[int, Mapping[str,
         "cpu_minutes": statistics.mean(one["cpu_seconds"] for one in found.values()) / 60,
         "stopped": {seed: one["stopped"] for seed, one in found.items() if one["stopped"]},
         "curves": [_curve(one["records"]) for one in found.values()],
+        **({"answers": group * statistics.mean(filter(None, groups))} if any(groups) else {}),
         **({"chosen_drift": drifts} if drifts else {}),
         **({"reward_model": reports} if reports else {}),
         **({"evaluations": evaluations} if reports else {}),
@@ -137,6 +140,10 @@ def page(report: Mapping[str, Any], pictures: bool) -> Iterator[str]:
     }
     if told := [f"{', '.join(names)}: {what}" for what, names in named.items() if names]:
         yield f"{'; '.join(told)}. Drift: of the log-probability of held-out chosen answers, upwards is likelier."
+        yield ""
+    sampled = {name: arm.get("answers", report["answers"]) for name, arm in arms.items()}
+    if others := [f"{name} {count:,.0f}" for name, count in sampled.items() if count != report["answers"]]:
+        yield f"Other numbers of sampled answers: {', '.join(others)}."
         yield ""
     if pictures:
         yield "![gain of each method; proxy and true reward](feedback.png)"
