@@ -159,6 +159,17 @@ def test_extreme_answers_give_finite_losses_and_gradients():
         assert losses.isfinite().all() and slope(losses, logs).isfinite().all()
 
 
+def test_an_empty_place_has_no_loss_and_no_gradient():
+    logs, others = logs_of(B, G), logs_of(B, G, seed=1)
+    here = torch.tensor([1.0] * (G - 1) + [0.0], dtype=torch.float64)
+    empty = Logs((logs.policy * here).detach().requires_grad_(), logs.reference * here, logs.tokens * here)
+    assert empty.mean[:, -1].tolist() == [0.0] * B
+    losses = kto_losses(PreferenceConfig("kto", anchor=0.5), empty, others, torch.ones(B, G, dtype=torch.bool))
+    assert (losses[:, :-1] != 0).all() and losses[:, -1].tolist() == [0.0] * B
+    gradient = slope(losses, empty)
+    assert (gradient[:, :-1] != 0).all() and gradient[:, -1].tolist() == [0.0] * B
+
+
 @pytest.mark.parametrize(
     ("changes", "text"),
     [({"beta": 0.0}, "beta"), ({"noise": 0.5}, "noise"), ({"group": 1}, "group"), ({"anchor": -1.0}, "anchor")],
