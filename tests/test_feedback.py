@@ -163,8 +163,11 @@ def test_every_arm_has_marks_and_is_not_run_twice(folder, monkeypatch):
         assert ("rollouts" in kinds) == (name in (*METHODS, "lessons", *BY_MODEL, "players"))
     assert {"accuracy", "ece"} <= found["reward"][0]["reward_model"].keys()
     assert all("depth3_right" in r for r in found["reward"][0]["records"] if r["kind"] == "evaluation")
-    runs = [folder / "run" / "seed0" / name / "run" / "config.toml" for name in BY_MODEL]
-    assert [read_toml(run)["health"]["right"] for run in runs] == [0.0, 0.25], "only one of the two is watched"
+    reward, watched, only_lessons = (
+        read_toml(folder / "run" / "seed0" / name / "run" / "config.toml")["health"] for name in (*BY_MODEL, "lessons")
+    )
+    assert reward["right"] == 0.0 < watched["right"], "only one of the two is watched"
+    assert only_lessons["silent"] == 0.0 < watched["silent"], "without rewards all is silent"
     silent = [record["silent"] for record in found["lessons"][0]["records"] if record["kind"] == "rollouts"]
     assert silent == [1.0, 1.0] and "lessons" in found["lessons"][0]["records"][0], "no reward, only lessons"
     seed0 = folder / "run" / "seed0"

@@ -72,6 +72,7 @@ def test_a_fall_is_one_of_means():
     good, bad = {"reward": 0.9}, {"reward": 0.3}
     assert after(config, good, good, good, good, bad) is None
     assert "reward is 0.6, and was 0.9 at best" in after(config, good, good, good, good, bad, bad)
+    assert after(config, *[{"reward": -1.0}] * 9) is None, "of too few checks there is no mean"
 
 
 def test_what_is_right_may_fall_by_a_share_of_its_best():

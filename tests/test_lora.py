@@ -86,10 +86,12 @@ def test_an_embedding_is_its_formula_and_so_is_the_output_that_is_tied_to_it(tie
 def test_merged_is_unmerged_and_unmerging_gives_the_same_bits(targets):
     model = with_adapters(targets=targets)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    apart = model(TOKENS)
+    places = (TOKENS.roll(-1, 1), torch.ones(TOKENS.shape))
+    apart, loss = model(TOKENS), model.head.loss(model.trunk(TOKENS), *places)
     merge(model)
     merge(model)
     torch.testing.assert_close(model(TOKENS), apart, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(model.head.loss(model.trunk(TOKENS), *places), loss, atol=1e-5, rtol=1e-5)
     weight = "trunk.blocks.0.attention.query.weight"
     assert not torch.equal(model.get_parameter(weight), before[weight])
     unmerge(model)
