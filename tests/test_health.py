@@ -72,6 +72,7 @@ def test_a_fall_is_one_of_means():
     good, bad = {"reward": 0.9}, {"reward": 0.3}
     assert after(config, good, good, good, good, bad) is None
     assert "reward is 0.6, and was 0.9 at best" in after(config, good, good, good, good, bad, bad)
+    assert "reward is 3.6" in after(HealthConfig(patience=1, window=1), {"reward": 4.0}, {"reward": 3.6})
     assert after(config, *[{"reward": -1.0}] * 9) is None, "of too few checks there is no mean"
 
 

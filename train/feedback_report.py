@@ -206,10 +206,14 @@ def draw(report: Mapping[str, Any], path: Path) -> None:
     quiet(left)
     for axes in right:
         twin = axes.twinx()
-        for records in arms["reward"]["evaluations"]:
-            steps = [record["step"] for record in records]
-            axes.plot(steps, [record[f"{HEADLINE}_right"] for record in records], color=BLUE, marker="o", markersize=3)
-            twin.plot(steps, [record[HEADLINE] for record in records], color=ORANGE, linestyle="--")
+        for seed, records in zip(arms["reward"]["seeds"], arms["reward"]["evaluations"]):
+            right, said = ([(r["step"], r[key]) for r in records] for key in (f"{HEADLINE}_right", HEADLINE))
+            axes.plot(*zip(*right), color=BLUE, marker="o", markersize=3)
+            twin.plot(*zip(*said), color=ORANGE, linestyle="--")
+            for side, points, color in ((axes, right, BLUE), (twin, said, ORANGE)):
+                place = {"xytext": (5, -3), "textcoords": "offset points"}
+                side.annotate(f"seed {seed}", points[-1], **place, fontsize=8, color=color)
+        axes.margins(x=0.18)
         axes.set(xlabel="step", title=f"{ASKS[HEADLINE]}, rewarded by a model")
         axes.title.set_fontsize(10)
         axes.set_ylabel("truly right", color=BLUE)
