@@ -140,7 +140,7 @@ class Group(NamedTuple):
     ids: list[list[int]]
     said: list[Completion]
     rewards: list[float]
-    right: list[float]
+    right: Sequence[float] = ()
 
     @property
     def is_silent(self) -> bool:
@@ -316,7 +316,7 @@ class Rollouts:
         said = [written[each][1] for each in asked]
         questions = [self.questions[chosen[row]] for row, _ in asked]
         rewards = self.reward(questions, said)
-        right = self.truth(questions, said) if self.truth else []
+        right = self.truth(questions, said) if self.truth else ()
         found = {}
         for number, (row, question) in enumerate(chosen.items()):
             here = slice(number * self.group, (number + 1) * self.group)
