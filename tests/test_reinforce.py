@@ -79,6 +79,7 @@ def test_the_reward_rises(base, questions, tmp_path, method):
     assert evaluated["held_out"] > 0.5
     figures = next(record for record in records if record["kind"] == "rollouts")
     assert {"reward", "kl", "entropy", "length", "repetition", "unfinished", "silent"} <= figures.keys()
+    assert "right" not in figures and "held_out_right" not in evaluated, "of files no program knows what is right"
     assert figures["kl"] == 0, "the first rollouts are of the reference itself"
 
 
