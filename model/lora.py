@@ -14,8 +14,8 @@ digest of that is kept with them.
 
 Queries, keys and values are layers of their own here, each with its adapter. An embedding can have one too
 ("trunk.embedding"): its rows are E + alpha / rank * B A, and where the output matrix is tied to it, that is this sum as
-well. Tokens that the base hardly knew are learnt there, and nowhere else. A head that names classes or finds spans is
-new in its run: it is trained whole.
+well; for a task that writes otherwise than the base does, that was what adapters of the blocks missed (results/LOG.md).
+A head that names classes or finds spans is new in its run: it is trained whole.
 
 What it leaves out. Adapters of norms, several adapters at a time, and weights divided over ranks.
 """
