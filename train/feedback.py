@@ -12,7 +12,8 @@ Policy gradient may rehearse beside it what the base was taught (`reinforce.loss
     dpo-10, dpo-20, dpo-30                   dpo where the (simulated) rater is wrong that often, in per cent
     reward                                   a reward model of these pairs, then policy gradient with it alone:
                                              does the true reward follow? The rule that stops it is off
-    reward-watched                           the same with the rule (`health.right`), from the reward model of `reward`
+    reward-watched                           the same with the rule (`health.right`), by the reward model of `reward`,
+                                             whose training is counted there
     players                                  `train.players`: half of the steps for the proposer, half for the solver
     sft, adapters                            `train.sft` on another task, of all weights and of adapters: these learn
                                              from right answers, and only their own two gains can be compared

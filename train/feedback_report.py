@@ -146,7 +146,8 @@ def page(report: Mapping[str, Any], pictures: bool) -> Iterator[str]:
         yield f"Other numbers of sampled answers: {', '.join(others)}."
         yield ""
     if pictures:
-        yield "![gain of each method; proxy and true reward](feedback.png)"
+        what = "gain of each method" + ("; proxy and true reward" if "reward" in arms else "")
+        yield f"![{what}](feedback.png)"
         yield ""
     for name, arm in arms.items():
         for seed, why in arm["stopped"].items():
