@@ -14,9 +14,10 @@ Small models on a CPU learn a world of some dozens of operations in minutes; `op
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import TypeVar
 
 from configs import check
 from instruct.records import Decision, Instance, Origin, Record
@@ -27,6 +28,7 @@ from instruct.world.program import Program, world
 from instruct.world.splits import Sizes, Splits, draw_input
 
 FEW_ANSWERS = 6  # a program with at most so many different answers on the probes is a classification
+T = TypeVar("T", bound=Hashable)
 SHORT_OF = 20  # draws for one more different wording or input before the search is given up
 
 
@@ -62,6 +64,17 @@ class CurriculumConfig:
         check(problems + ([f"closed must not be negative, got {self.closed}"] if self.closed < 0 else []))
 
 
+def distinct(draw: Callable[[], T | None], count: int) -> list[T]:
+    """Up to `count` different results of `draw`, in the order in which they came."""
+    found: dict[T, None] = {}
+    for _ in range(SHORT_OF * count):
+        if len(found) == count:
+            break
+        if (drawn := draw()) is not None:
+            found[drawn] = None
+    return list(found)
+
+
 class Course:
     """A world of some operations with its splits, its verifier and its seeds; the same for the same seed."""
 
@@ -86,21 +99,10 @@ class Course:
             rng = random.Random(f"{self.seed} {program} {language}")
             phrase = partial(self.grammar.phrase, program, rng, language)
             pair = partial(draw_input, self.world, program, rng, language, "train")
-            for text in self._distinct(phrase, self.config.phrasings):
-                yield self._record(text, language, program, self._distinct(pair, count))
-            for given, output in self._distinct(pair, self.config.closed) if is_closed else ():
+            for text in distinct(phrase, self.config.phrasings):
+                yield self._record(text, language, program, distinct(pair, count))
+            for given, output in distinct(pair, self.config.closed) if is_closed else ():
                 yield self._record(phrase(literal=given), language, program, [("", output)])
-
-    @staticmethod
-    def _distinct(draw, count: int) -> list:
-        """Up to `count` different results of `draw`, in the order in which they came."""
-        found: dict = {}
-        for _ in range(SHORT_OF * count):
-            if len(found) == count:
-                break
-            if (drawn := draw()) is not None:
-                found[drawn] = None
-        return list(found)
 
     def _record(self, text: str, language: str, program: Program, pairs: list[tuple[str, str]]) -> Record:
         return Record(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 
 import pytest
 
@@ -18,6 +19,7 @@ from train.distributed import Ranks
 from train.feedback import BY_MODEL, PAIRED, Arms, FeedbackConfig, judged, main, table_of
 from train.feedback_report import draw, figures_of, page
 from train.players import Proposer
+from train.trainer import Trainer
 
 
 def marks(value: float) -> dict:
@@ -134,7 +136,7 @@ def folder(tmp_path_factory, small_tokenizer):
 
 def test_every_arm_has_marks_and_is_not_run_twice(folder, monkeypatch):
     """The model gives no answers that could be paired and no proposals, so both are put in their places."""
-    proposer = Proposer(None, shared_course(), tiny(folder).players)
+    proposer = Proposer(None, shared_course(), tiny(folder).players, Ranks())
     items = [item for record in shared_seeds()[::3] if (item := proposer.item(record.instruction))]
 
     clock = [0.0]
@@ -148,7 +150,7 @@ def test_every_arm_has_marks_and_is_not_run_twice(folder, monkeypatch):
 
     monkeypatch.setattr(feedback, "make_pairs", made)
     monkeypatch.setattr(feedback.time, "process_time", lambda: clock[0])
-    monkeypatch.setattr(Proposer, "harvest", lambda self, pool, number, ranks: [(item, 0.5) for item in items[:5]])
+    monkeypatch.setattr(Proposer, "harvest", lambda self, pool, number: [(item, 0.5) for item in items[:5]])
     arms = ["grpo", "rft", "lessons", "dpo", "kto", "dpo-30", "reward", "reward-watched", "players", "adapters"]
     found = table_of(tiny(folder), 1, arms, Ranks())
     assert found.keys() == {"base", *arms}
@@ -176,6 +178,30 @@ def test_every_arm_has_marks_and_is_not_run_twice(folder, monkeypatch):
     monkeypatch.setattr(Arms, "_run", lambda self, name: pytest.fail("what is finished is not repeated"))
     assert table_of(tiny(folder), 1, arms, Ranks()) == found
     assert table_of(tiny(folder), 1, ["ppo"], Ranks(), finished=True)["ppo"] == {}
+
+
+@pytest.mark.parametrize("name", ["grpo", "dpo", "reward", "players", "sft"])
+def test_an_interrupted_arm_has_no_marks_and_goes_on(name, folder, tmp_path, monkeypatch):
+    """Interrupted as by SIGTERM in its first step: of the reward model, of the proposer, of the run itself."""
+    proposer = Proposer(None, shared_course(), tiny(folder).players, Ranks())
+    items = [item for record in shared_seeds()[::3] if (item := proposer.item(record.instruction))]
+    monkeypatch.setattr(Proposer, "harvest", lambda self, pool, number: [(item, 0.5) for item in items[:5]])
+    pairs = [Preference(lessons.execute(i.instruction, i.input).messages, i.output, "no") for i in items[:30]]
+    monkeypatch.setattr(feedback, "make_pairs", lambda *a: pairs)
+    arms = Arms(tiny(folder, f"run={tmp_path}", "players.train.steps=2", "players.train.batch_size=1"), 0, Ranks())
+    launch, steps = Trainer.launch, []
+
+    def interrupted(trainer):
+        trainer.asked = 0 if steps else signal.SIGTERM
+        steps.append(trainer.run.path)
+        launch(trainer)
+
+    monkeypatch.setattr(Trainer, "launch", interrupted)
+    with pytest.raises(UserError, match=f"{name}.*interrupted at step 1; the same command goes on"):
+        arms.marks(name)
+    assert len(steps) == 1 and not (tmp_path / "seed0" / name / "marks.json").exists()
+    assert arms.marks(name)["stopped"] is None
+    assert steps.count(steps[0]) == 2, "the second of its two steps"
 
 
 def test_an_arm_that_health_stops_keeps_its_last_marks(folder):

@@ -29,17 +29,18 @@ def course():
 def tiny(folder, base, *overrides) -> PlayersConfig:
     names = ", ".join(f'"{name}"' for name in OPERATIONS)
     settings = [
-        f"run={folder}", f"init={base}", "rounds=1", "prompts=12", "proposals=40", "tries=2", "group=2", "asked=2",
-        "answer_tokens=8", "measured=['inputs']", f"curriculum.operations=[{names}]", "curriculum.compositions=12",
-        "curriculum.held_out=5", "curriculum.depth3=12", "health.unfinished=0", "train.steps=2", "train.batch_size=2",
-        "train.save_every=1", "train.evaluate_every=0", "train.threads=1", *overrides,
+        f"run={folder}", f"init={base}", "rounds=1", "prompts=12", "proposals=40", "inputs=3", "tries=2", "group=2",
+        "asked=2", "answer_tokens=8", "measured=['inputs']", f"curriculum.operations=[{names}]",
+        "curriculum.compositions=12", "curriculum.held_out=5", "curriculum.depth3=12", "health.unfinished=0",
+        "train.steps=2", "train.batch_size=2", "train.save_every=1", "train.evaluate_every=0", "train.threads=1",
+        *overrides,
     ]  # fmt: skip
     return load(PlayersConfig, "configs/demo/players.toml", settings)
 
 
 def proposer(course, monkeypatch, **spoiled) -> Proposer:
     loaded, _ = oracle_of(course, monkeypatch, **spoiled)
-    return Proposer(loaded, course, PlayersConfig(tries=8))
+    return Proposer(loaded, course, PlayersConfig(tries=8), Ranks())
 
 
 @pytest.mark.parametrize("rate, wanted", [(0.0, 0.0), (1.0, 0.0), (0.5, 1.0), (0.25, 0.5), (0.75, 0.5)])
@@ -74,13 +75,29 @@ def test_what_the_world_does_not_accept_is_no_item(course, monkeypatch):
     assert player([question] * 2, [Completion(text, True), Completion(text, False)]) == [1.0, 0.0], "it was cut off"
 
 
-def test_the_same_meaning_in_a_group_shares_one_reward(course, monkeypatch):
+def test_the_same_meaning_in_a_step_shares_one_reward(course, monkeypatch):
     player = proposer(course, monkeypatch)
     monkeypatch.setattr(player, "rates", lambda items: [0.5] * len(items))
     one, other = (Question(lessons.combine([text, "Sort the list."], "en")) for text in ("Reverse it.", "Halve it."))
     text = accepted(course)
-    said = [Completion(text, True)] * 4
-    assert player([one, one, one, other], said) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1.0])
+    program = player.item(text).program
+    rng = Random(0)
+    in_other_words = next(t for _ in range(200) if (t := course.grammar.phrase(program, rng, "zh")) and player.item(t))
+    [different] = [r.instruction for r in shared_seeds() if r.program == "reverse_list" and r.instances[0].input][:1]
+    said = [Completion(each, True) for each in (text, text, in_other_words, different, "Blah.", "Blah.")]
+    assert player([one, one, other, other, one, other], said) == pytest.approx([1 / 3, 1 / 3, 1 / 3, 1.0, 0.0, 0.0])
+
+
+def test_what_other_ranks_write_counts(course, monkeypatch):
+    player = proposer(course, monkeypatch)
+    monkeypatch.setattr(player, "rates", lambda items: [0.5] * len(items))
+
+    class TwoAlike(Ranks):
+        def gather(self, value):
+            return [value, value]
+
+    player.ranks = TwoAlike()
+    assert player([Question(lessons.combine(["a", "b"], "en"))], [Completion(accepted(course), True)]) == [0.5]
 
 
 def test_rates_are_the_same_in_whatever_company(course, monkeypatch):
@@ -92,16 +109,42 @@ def test_rates_are_the_same_in_whatever_company(course, monkeypatch):
     assert all(0 <= rate <= 1 for rate in together) and len(set(together)) > 1
 
 
+def test_a_rate_is_over_different_inputs(course, monkeypatch):
+    player, seen = proposer(course, monkeypatch), []
+    item = player.item(accepted(course))
+
+    def three_right(loaded, asked, new_tokens, sampling, seeds):
+        seen.extend(asked)
+        assert sampling.temperature == 1.0 and len({*seeds}) == len(asked)
+        return [course.world.run(item.program, a.input, a.language) if i < 3 else "?" for i, a in enumerate(asked)]
+
+    monkeypatch.setattr(players, "directly", three_right)
+    assert player.rates([item]) == [3 / 8]
+    assert len({a.input for a in seen}) == len(seen) == 8 and {a.instruction for a in seen} == {item.instruction}
+
+
+def test_a_proposal_is_practised_with_different_inputs_its_own_first(course, monkeypatch):
+    player = proposer(course, monkeypatch)
+    for record in [r for r in shared_seeds() if r.instances[0].input][::25]:
+        item = player.item(record.instruction)
+        practised = player.practised(item, 16)
+        assert practised[0] == item and 1 < len({each.input for each in practised}) == len(practised) <= 16
+        for each in practised:
+            assert (each.instruction, each.program) == (item.instruction, item.program)
+            assert course.world.holds(each.program, each.given, each.output, each.language) and each.given == each.input
+    assert practised == player.practised(item, 16)
+
+
 def test_the_harvest_is_what_is_solved_sometimes(course, monkeypatch):
     player = proposer(course, monkeypatch, wrong=0.5, garbage=0.3)
     player.config = replace(player.config, proposals=60)
     pool = Pool(list(shared_seeds()))
-    found = player.harvest(pool, 1, Ranks())
+    found = player.harvest(pool, 1)
     assert len(found) > 10 and len({item for item, _ in found}) == len(found)
     for item, rate in found:
         assert 0 < rate < 1 and course.splits.touches(item.program, item.language) == ""
         assert player.rates([item]) == [rate]
-    assert player.harvest(pool, 1, Ranks()) == found != player.harvest(pool, 2, Ranks())
+    assert player.harvest(pool, 1) == found != player.harvest(pool, 2)
 
 
 # The game ------------------------------------------------------------------------------------------------------------
@@ -126,7 +169,7 @@ def test_a_proposer_without_ideas_is_one_sentence(base, tmp_path):
 def test_a_game_goes_on_where_it_stopped(base, tmp_path, course, monkeypatch):
     """The model knows nothing, so its harvest is put in its place: seeds, solved half of the time."""
 
-    def harvest(self, pool, number, ranks):
+    def harvest(self, pool, number):
         items = [item for r in shared_seeds()[::9] if (item := self.item(r.instruction))]
         return [(item, 0.5) for item in items[:5]]
 
@@ -135,9 +178,10 @@ def test_a_game_goes_on_where_it_stopped(base, tmp_path, course, monkeypatch):
     play(config, Ranks())
     round1 = tmp_path / "run" / "round1"
     rows = [row for _, row in read_rows(round1 / players.QUESTIONS)]
-    assert len(rows) == 5 and {row["rate"] for row in rows} == {0.5}
-    for row in rows:
-        instruction, given = lessons.split_request(row["messages"][0]["content"])
+    assert {row["rate"] for row in rows} == {0.5}
+    asked = [lessons.split_request(row["messages"][0]["content"]) for row in rows]
+    assert len({*asked}) == len(asked) == 15 and len({instruction for instruction, _ in asked}) == 5
+    for (instruction, given), row in zip(asked, rows):
         assert course.verifier.judge(instruction, given, row["messages"][1]["content"]).right
     before, files = newest_intact(round1 / "proposer")
     assert ADAPTERS in files
@@ -147,7 +191,11 @@ def test_a_game_goes_on_where_it_stopped(base, tmp_path, course, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "wrong", ["rounds=0", "tries=1", "methods=[]", "methods=['sing']", "loss.method=ppo", "train.parallel=fsdp"]
+    "wrong",
+    [
+        *("rounds=0", "tries=1", "inputs=0", "methods=[]", "methods=['sing']"),
+        *("loss.method=ppo", "loss.method=dapo", "train.parallel=fsdp"),
+    ],
 )
 def test_wrong_settings_are_refused(wrong, base, tmp_path):
     with pytest.raises(ConfigError, match=wrong.split("=")[0].split(".")[-1]):

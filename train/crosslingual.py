@@ -154,7 +154,7 @@ def trained(config: CrosslingualConfig, name: str, exposure: Exposure, tokenizer
     run = RunFolder(folder, ranks.is_main)
     run.open(config)
     ranks.barrier()
-    state = Trainer(
+    trainer = Trainer(
         config=config.train,
         optimizer=config.optimizer,
         schedule=config.schedule,
@@ -165,9 +165,8 @@ def trained(config: CrosslingualConfig, name: str, exposure: Exposure, tokenizer
         ranks=ranks,
         files=lambda: model_files(model, tokenizer, ChatFormat()),
         seed=config.seed,
-    ).fit()
-    if not state.finished:
-        raise UserError(f"{folder}: interrupted; the same command goes on")
+    )
+    trainer.fit().require_finished(folder)
     return folder
 
 

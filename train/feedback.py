@@ -23,9 +23,9 @@ numbers must be equal, and so must that of `players`. `dapo`, which asks again w
 batches, so that it samples no more than this; the report says how many. CPU time is counted for each arm; the pairs of
 a seed are made once, and what that took is counted for every arm that learns from them.
 
-Each arm is a folder RUN/seedN/ARM with its run and `marks.json`; what is finished is not repeated. A run that
-`train.health` stops is reported as stopped, with the marks of its last checkpoint. Writes `feedback.json`,
-`feedback.md` and a picture.
+Each arm is a folder RUN/seedN/ARM with its run and `marks.json`; what is finished is not repeated, and what was
+interrupted goes on, with the CPU time from there on only. A run that `train.health` stops is reported as stopped, with
+the marks of its last checkpoint. Writes `feedback.json`, `feedback.md` and a picture.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ from train.preference import Kind
 from train.reinforce import ReinforceConfig, reinforce
 from train.reward import RewardConfig, train_reward
 from train.rounds import sharing
-from train.run import read_metrics, write_text
+from train.run import TrainState, read_metrics, write_text
 from train.sft import SftConfig, fine_tune, questions_of, read_instructions
 
 NOISE = {"dpo-10": 0.1, "dpo-20": 0.2, "dpo-30": 0.3}
@@ -174,19 +174,21 @@ class Arms:
         )
         return self._followed(run, lambda: prefer(config, self.ranks), "evaluation")
 
-    def _followed(self, run: Path, work: Callable[[], Any], kind: str) -> tuple[Path, dict[str, Any]]:
+    def _followed(self, run: Path, work: Callable[[], TrainState], kind: str) -> tuple[Path, dict[str, Any]]:
         """The model of a run and its records of a kind, also of one that was stopped after its first checkpoint."""
         stopped = None
         try:
-            work()
+            state = work()
         except UserError as error:
             stopped = str(error)
             if not (run / "checkpoints").exists() or not (run / "metrics.jsonl").exists():
                 raise
+        else:
+            state.require_finished(run)
         records = [record for record in read_metrics(run) if record["kind"] in (kind, "evaluation")]
         return run, {"stopped": stopped, "records": records}
 
-    def _only_lessons(self, run: Path) -> Callable[[], Any]:
+    def _only_lessons(self, run: Path) -> Callable[[], TrainState]:
         given = self.config.reinforce
         if not given.loss.rehearsal:
             raise UserError("the arm lessons needs reinforce.loss.rehearsal above 0, else nothing is learnt")
@@ -194,7 +196,7 @@ class Arms:
         health = replace(given.health, silent=0.0)
         return self._reinforced(run, given.loss.method, reward=nothing, health=health)
 
-    def _reinforced(self, run: Path, method: str, **changes: Any) -> Callable[[], Any]:
+    def _reinforced(self, run: Path, method: str, **changes: Any) -> Callable[[], TrainState]:
         given = self.config.reinforce
         loss = replace(given.loss, method=method)
         tries = 1 + (loss.switches.attempts if loss.switches.skip_silent else 0)
@@ -212,10 +214,9 @@ class Arms:
 
     def _by_reward_model(self, run: Path, is_watched: bool) -> tuple[Path, dict[str, Any]]:
         judge = self.folder / "reward" / "judge"
-        if not self.ranks.from_main((judge / "report.json").exists()):
-            data = replace(self.config.reward.data, paths=(str(self.pairs(0.0)),))
-            config = replace(self.config.reward, run=str(judge), init=self.base, seed=self.seed, data=data)
-            train_reward(config, self.ranks)
+        data = replace(self.config.reward.data, paths=(str(self.pairs(0.0)),))
+        config = replace(self.config.reward, run=str(judge), init=self.base, seed=self.seed, data=data)
+        train_reward(config, self.ranks).require_finished(judge)
         report = json.loads((judge / "report.json").read_text("utf-8"))
         given, learnt = self.config.reinforce, RewardKind("model", model=str(judge))
         health = given.health if is_watched else replace(given.health, right=0.0)
@@ -242,7 +243,7 @@ class Arms:
         """With the accuracy on held-out questions of the task before and after."""
         config = replace(config, run=str(run), init=self.base, seed=self.seed)
         questions = questions_of(read_instructions(config.data, self.seed)[1])[: config.asked or None]
-        fine_tune(config, self.ranks)
+        fine_tune(config, self.ranks).require_finished(run)
         found = []
         for loaded in (load_run(self.base), load_run(run)):
             model = loaded.model.to(self.ranks.device)

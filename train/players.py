@@ -8,12 +8,15 @@ Each round has two runs of policy gradient (`train.reinforce`), and what one of 
     proposer    writes instructions from parents (`instruct.propose`). One that the world reads, that is not trivial and
                 touches no test is answered `tries` times; its reward is 1 - |2 p - 1|, p the share of right answers.
                 So instructions that the model solves always, or never, earn nothing: nothing is to be learnt from them
-    solver      answers what the proposer wrote and what was solved sometimes, rewarded where it is right
+    solver      answers what the proposer wrote and what was solved sometimes, each with several inputs (with one it
+                learns the answers by heart), rewarded where it is right
 
-The reward is that of R-Zero (Huang et al. 2025); like there, what is written several times is worth less: the answers
-of a group that mean the same share the reward of one. The world judges and not votes, so no error is reinforced.
+The reward is that of R-Zero (Huang et al. 2025); like there, what is written several times in one step is worth less:
+proposals that mean the same share the reward of one, whatever they were written from, or the proposer soon writes
+little else than what was rewarded first. The world judges and not votes, so no error is reinforced.
 
-The run folder has `round1/proposer`, `round1/questions.jsonl` (conversations with their p, any stage reads them),
+The run folder has `round1/proposer`, `round1/questions.jsonl` (conversations with the p of what they ask for, any
+stage reads them),
 `round1/solver`, and so on; the last solver is the model. What is finished is not repeated. `init` is a model that knows
 the parts of `instruct.lessons`, as `train.rounds` makes them.
 
@@ -26,13 +29,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import cycle, islice
 from pathlib import Path
 
 from configs import UserError, check, run_main
 from data.formats import read_conversations, to_row, write_rows
 from instruct.answer import Asked, directly
-from instruct.curriculum import Course, CurriculumConfig
+from instruct.curriculum import Course, CurriculumConfig, distinct
 from instruct.lessons import execute
 from instruct.practice import question_of
 from instruct.propose import METHODS, Pool, ProposeConfig, asked_for
@@ -66,6 +71,7 @@ class PlayersConfig:
     prompts     different prompts of the proposer
     tries       answers by which is judged how hard a proposal is
     proposals   that are written after the proposer has learnt, for the solver
+    inputs      with which the solver practises each of them
     execution   see `train.reinforce.QuestionData`
     """
 
@@ -77,6 +83,7 @@ class PlayersConfig:
     prompts: int = 1000
     tries: int = 8
     proposals: int = 1000
+    inputs: int = 16
     group: int = 8
     answer_tokens: int = 64
     asked: int = 200
@@ -93,7 +100,7 @@ class PlayersConfig:
     def __post_init__(self):
         problems = [
             f"{name} must be positive, got {getattr(self, name)}"
-            for name in ("rounds", "prompts", "proposals", "answer_tokens", "asked")
+            for name in ("rounds", "prompts", "proposals", "inputs", "answer_tokens", "asked")
             if getattr(self, name) < 1
         ]
         problems += [
@@ -105,6 +112,8 @@ class PlayersConfig:
             problems.append(f"methods must name some of {', '.join(METHODS)}, got {', '.join(self.methods) or 'none'}")
         if self.loss.switches.advantage == "values":
             problems.append("loss.method must not be ppo: its values would be of two players")
+        if self.loss.switches.skip_silent:
+            problems.append("loss.method must not be dapo: the proposals of a step are judged together, none later")
         if self.train.parallel != "ddp":
             problems.append("train.parallel must be ddp: sampling needs the whole model on each rank")
         check(problems)
@@ -121,8 +130,8 @@ def worth(rate: float) -> float:
 class Proposer:
     """What the proposer is asked, and what it earns; a reward for `train.rollouts`."""
 
-    def __init__(self, loaded: LoadedModel, course: Course, config: PlayersConfig):
-        self.loaded, self.course, self.config = loaded, course, config
+    def __init__(self, loaded: LoadedModel, course: Course, config: PlayersConfig, ranks: Ranks):
+        self.loaded, self.course, self.config, self.ranks = loaded, course, config, ranks
 
     def questions(self, pool: Pool, count: int, salt: str) -> list[Question]:
         """Prompts to write an instruction, from parents of the pool."""
@@ -142,22 +151,31 @@ class Proposer:
         if not verdict.passed or verdict.program is None:
             return None
         program, language = Program.read(verdict.program), self.course.verifier.parser.parse(text).language
-        drawn = draw_input(self.course.world, program, random.Random(f"{self.config.seed} {text}"), language, "train")
+        drawn = self._drawn(program, random.Random(f"{self.config.seed} {text}"), language)
         if drawn is None or not self.course.verifier.judge(text, *drawn).right:
             return None
         return Item(text, *drawn, language, program, "proposed", drawn[0])
 
+    def _drawn(self, program: Program, rng: random.Random, language: str) -> tuple[str, str] | None:
+        return draw_input(self.course.world, program, rng, language, "train")
+
+    def practised(self, item: Item, count: int) -> list[Item]:
+        """The proposal with its input, and with up to so many different ones in all."""
+        rng = random.Random(f"{self.config.seed} {item.instruction} practised")
+        more = distinct(partial(self._drawn, item.program, rng, item.language), count)
+        items = [item, *(replace(item, input=given, output=output, given=given) for given, output in more)]
+        return list(dict.fromkeys(items))[:count]
+
     def rates(self, items: Sequence[Item]) -> list[float]:
-        """The share of right answers to each, of `tries` at temperature 1; the random numbers follow from the item."""
+        """The share of right answers to each, of `tries` at temperature 1, with different inputs as far as there are so
+        many; the random numbers follow from the item."""
         tries = self.config.tries
-        asked = [Asked(item.instruction, item.input, item.language) for item in items for _ in range(tries)]
-        seeds = [
-            random.Random(f"{item.instruction} {item.input} {copy}").getrandbits(62)
-            for item in items
-            for copy in range(tries)
-        ]
+        each = [list(islice(cycle(self.practised(item, tries)), tries)) for item in items]
+        numbered = [(item, copy) for alike in each for copy, item in enumerate(alike)]
+        asked = [Asked(item.instruction, item.input, item.language) for item, _ in numbered]
+        seeds = [random.Random(f"{item.instruction} {item.input} {copy}").getrandbits(62) for item, copy in numbered]
         said = directly(self.loaded, asked, self.config.answer_tokens, Sampling(temperature=1.0), seeds)
-        questions = [question_of(item, self.course) for item in items for _ in range(tries)]
+        questions = [question_of(item, self.course) for item, _ in numbered]
         right = [is_right(question, text, self.course.verifier) for question, text in zip(questions, said)]
         return [sum(right[start : start + tries]) / tries for start in range(0, len(right), tries)]
 
@@ -165,16 +183,13 @@ class Proposer:
         items = [self.item(said.text) if said.finished else None for said in answers]
         kept = [item for item in items if item is not None]
         rates = dict(zip(dict.fromkeys(kept), self.rates(list(dict.fromkeys(kept)))))
-        meanings = [
-            item and (question.text, self.course.behaviour.fingerprint(item.program))
-            for question, item in zip(questions, items)
-        ]
-        counts = Counter(meanings)
+        meanings = [item and self.course.behaviour.fingerprint(item.program) for item in items]
+        counts = sum(self.ranks.gather(Counter(meanings)), Counter())
         return [0.0 if item is None else worth(rates[item]) / counts[meaning] for item, meaning in zip(items, meanings)]
 
-    def harvest(self, pool: Pool, number: int, ranks: Ranks) -> list[tuple[Item, float]]:
+    def harvest(self, pool: Pool, number: int) -> list[tuple[Item, float]]:
         """Different proposals of the model as it is that are solved sometimes, with their rates."""
-        share = sharing(ranks)
+        share = sharing(self.ranks)
         questions = self.questions(pool, self.config.proposals, f"harvest {number}")
         numbered = list(enumerate(questions))
 
@@ -194,7 +209,7 @@ class Proposer:
 
 
 def play(config: PlayersConfig, ranks: Ranks, fresh: bool = False) -> None:
-    """All rounds; says the marks as they come. Raises UserError where the proposer finds nothing to learn from."""
+    """All rounds. Raises UserError where the proposer finds nothing to learn from, and when it is interrupted."""
     game = RunFolder(config.run, ranks.is_main)
     game.open(config, fresh)
     ranks.barrier()
@@ -213,14 +228,16 @@ def _questions(
 ) -> list[Question]:
     """What the proposer wrote for the solver, from its file where it lies already."""
     if not ranks.from_main(path.exists()):
-        found = Proposer(starting_model(init, False), course, config).harvest(pool, number, ranks)
+        proposer = Proposer(starting_model(init, False), course, config, ranks)
+        found = proposer.harvest(pool, number)
         if len(found) < config.train.batch_size:
             raise UserError(
                 f"of {config.proposals} proposals {len(found)} are solved sometimes but not always; a batch needs "
                 f"{config.train.batch_size}: start from a model that knows more, or raise proposals"
             )
         if ranks.is_main:
-            lessons_of = [(execute(item.instruction, item.input, item.output), rate) for item, rate in found]
+            asked = [(each, rate) for item, rate in found for each in proposer.practised(item, config.inputs)]
+            lessons_of = [(execute(each.instruction, each.input, each.output), rate) for each, rate in asked]
             write_rows(path, [to_row(lesson) | {"rate": rate} for lesson, rate in lessons_of])
         ranks.barrier()
     return [Question.of(conversation) for conversation in read_conversations(path)]
@@ -242,7 +259,7 @@ def _learn(
         return str(folder)
     loaded = starting_model(init, False)
     verifier = make_reward(RewardConfig(), course.verifier)
-    proposer = Proposer(loaded, course, config)
+    proposer = Proposer(loaded, course, config, ranks)
     held_out = {
         kind: [question_of(item, course) for item in course.splits.items(kind, config.asked, literals=0.0)]
         for kind in config.measured
@@ -258,7 +275,7 @@ def _learn(
         lessons=world_lessons(course, config.execution) if config.loss.rehearsal else (),
     )
     try:
-        trainer.fit()
+        trainer.fit().require_finished(folder)
     finally:
         trainer.saver.finish()
     return str(folder)

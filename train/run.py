@@ -64,6 +64,11 @@ class TrainState:
     def to_json(self) -> bytes:
         return json.dumps(dataclasses.asdict(self), indent=1).encode()
 
+    def require_finished(self, run: str | Path) -> None:
+        """Raises UserError where training was interrupted: what comes next is to be done with the whole run."""
+        if not self.finished:
+            raise UserError(f"{run}: interrupted at step {self.step}; the same command goes on")
+
     @classmethod
     def from_json(cls, raw: bytes) -> TrainState:
         """Raises UserError when `raw` is not a state of this version."""
