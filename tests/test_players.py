@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -137,10 +138,12 @@ def test_a_proposal_is_practised_with_different_inputs_its_own_first(course, mon
 
 def test_the_harvest_is_what_is_solved_sometimes(course, monkeypatch):
     player = proposer(course, monkeypatch, wrong=0.5, garbage=0.3)
-    player.config = replace(player.config, proposals=60)
+    player.config = replace(player.config, proposals=80, alike=2)
     pool = Pool(list(shared_seeds()))
     found = player.harvest(pool, 1)
     assert len(found) > 10 and len({item for item, _ in found}) == len(found)
+    meanings = Counter(course.behaviour.fingerprint(item.program) for item, _ in found)
+    assert max(meanings.values()) == player.config.alike == 2
     for item, rate in found:
         assert 0 < rate < 1 and course.splits.touches(item.program, item.language) == ""
         assert player.rates([item]) == [rate]
@@ -193,7 +196,7 @@ def test_a_game_goes_on_where_it_stopped(base, tmp_path, course, monkeypatch):
 @pytest.mark.parametrize(
     "wrong",
     [
-        *("rounds=0", "tries=1", "inputs=0", "methods=[]", "methods=['sing']"),
+        *("rounds=0", "tries=1", "inputs=0", "alike=0", "methods=[]", "methods=['sing']"),
         *("loss.method=ppo", "loss.method=dapo", "train.parallel=fsdp"),
     ],
 )

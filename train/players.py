@@ -27,7 +27,7 @@ earn nothing.
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -71,6 +71,7 @@ class PlayersConfig:
     prompts     different prompts of the proposer
     tries       answers by which is judged how hard a proposal is
     proposals   that are written after the proposer has learnt, for the solver
+    alike       of them that are kept of one meaning, or what is written most would be practised most
     inputs      with which the solver practises each of them
     execution   see `train.reinforce.QuestionData`
     """
@@ -83,6 +84,7 @@ class PlayersConfig:
     prompts: int = 1000
     tries: int = 8
     proposals: int = 1000
+    alike: int = 4
     inputs: int = 16
     group: int = 8
     answer_tokens: int = 64
@@ -100,7 +102,7 @@ class PlayersConfig:
     def __post_init__(self):
         problems = [
             f"{name} must be positive, got {getattr(self, name)}"
-            for name in ("rounds", "prompts", "proposals", "inputs", "answer_tokens", "asked")
+            for name in ("rounds", "prompts", "proposals", "alike", "inputs", "answer_tokens", "asked")
             if getattr(self, name) < 1
         ]
         problems += [
@@ -188,7 +190,8 @@ class Proposer:
         return [0.0 if item is None else worth(rates[item]) / counts[meaning] for item, meaning in zip(items, meanings)]
 
     def harvest(self, pool: Pool, number: int) -> list[tuple[Item, float]]:
-        """Different proposals of the model as it is that are solved sometimes, with their rates."""
+        """Different proposals of the model as it is that are solved sometimes, with their rates; of each meaning the
+        first `alike`."""
         share = sharing(self.ranks)
         questions = self.questions(pool, self.config.proposals, f"harvest {number}")
         numbered = list(enumerate(questions))
@@ -202,7 +205,11 @@ class Proposer:
             return [self.item(each.text) if each.finished else None for each in said]
 
         items = list(dict.fromkeys(item for item in share(written, numbered) if item is not None))
-        return [(item, rate) for item, rate in zip(items, share(self.rates, items)) if 0 < rate < 1]
+        found: dict[str, list[tuple[Item, float]]] = defaultdict(list)
+        for item, rate in zip(items, share(self.rates, items)):
+            if 0 < rate < 1:
+                found[self.course.behaviour.fingerprint(item.program)].append((item, rate))
+        return [each for alike in found.values() for each in alike[: self.config.alike]]
 
 
 # The game ------------------------------------------------------------------------------------------------------------
