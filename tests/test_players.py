@@ -122,6 +122,10 @@ def test_a_rate_is_over_different_inputs(course, monkeypatch):
     monkeypatch.setattr(players, "directly", three_right)
     assert player.rates([item]) == [3 / 8]
     assert len({a.input for a in seen}) == len(seen) == 8 and {a.instruction for a in seen} == {item.instruction}
+    few = player.practised(item, 3)
+    monkeypatch.setattr(player, "practised", lambda item, count: few)
+    assert player.rates([item]) == [3 / 8], "of three inputs, each is tried again, with other random numbers"
+    assert [a.input for a in seen[8:]] == [each.input for each in (few * 3)[:8]]
 
 
 def test_a_proposal_is_practised_with_different_inputs_its_own_first(course, monkeypatch):

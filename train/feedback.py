@@ -14,7 +14,8 @@ Policy gradient may rehearse beside it what the base was taught (`reinforce.loss
                                              does the true reward follow? The rule that stops it is off
     reward-watched                           the same with the rule (`health.right`), by the reward model of `reward`,
                                              whose training is counted there
-    players                                  `train.players`: half of the steps for the proposer, half for the solver
+    players                                  `train.players`: half of the steps for the proposer, half for the solver;
+                                             the answers by which proposals are judged come on top
     sft, adapters                            `train.sft` on another task, of all weights and of adapters: these learn
                                              from right answers, and only their own two gains can be compared
 

@@ -25,7 +25,8 @@ ABOUT = {  # what names do not say; "dpo-": names that begin so
     "lessons": "the steps of policy gradient with its rehearsed lessons and without any reward",
     "reward": "policy gradient with a learnt reward alone",
     "reward-watched": "the same until too few of the sampled answers are truly right",
-    "players": "half of the steps write instructions, half learn to solve them",
+    "players": "half of the steps write instructions, which are answered to be judged (not counted as sampled), half "
+    "learn to solve them",
     "dpo-": "from a simulated rater that is wrong so often, in per cent",
 }
 EVERY = 10  # steps between the points of a curve
