@@ -15,10 +15,9 @@ The reward is that of R-Zero (Huang et al. 2025); like there, what is written se
 proposals that mean the same share the reward of one, whatever they were written from, or the proposer soon writes
 little else than what was rewarded first. The world judges and not votes, so no error is reinforced.
 
-The run folder has `round1/proposer`, `round1/questions.jsonl` (conversations with the p of what they ask for, any
-stage reads them),
-`round1/solver`, and so on; the last solver is the model. What is finished is not repeated. `init` is a model that knows
-the parts of `instruct.lessons`, as `train.rounds` makes them.
+The run folder has `round1/proposer`, `round1/questions.jsonl` (conversations with the p of what they ask for; any stage
+reads them), `round1/solver`, and so on; the last solver is the model. What is finished is not repeated. `init` is a
+model that knows the parts of `instruct.lessons`, as `train.rounds` makes them.
 
 What it leaves out: inputs are drawn by the world and not written by the proposer; instructions that hold their input
 earn nothing.
