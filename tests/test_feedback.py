@@ -228,7 +228,7 @@ def test_unequal_numbers_of_answers_are_refused(folder):
     tiny(folder).require_comparable()
     with pytest.raises(UserError, match="reinforce samples 8 answers, prefer 10"):
         tiny(folder, "prefer.data.pairs.questions=5").require_comparable()
-    with pytest.raises(UserError, match="players.group must be that of reinforce, 2"):
+    with pytest.raises(UserError, match=r"players\.group must be that of reinforce, 2"):
         tiny(folder, "players.group=4", "players.train.batch_size=1").require_comparable()
     with pytest.raises(UserError, match="above 0"):
         tiny(folder, "adapters.lora.rank=0").require_comparable()

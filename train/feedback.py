@@ -101,7 +101,7 @@ class FeedbackConfig:
         if self.sft.lora.rank or not self.adapters.lora.rank:
             raise UserError("set adapters.lora.rank above 0, and sft.lora.rank to 0: these two are to be compared")
         if self.players.group != self.reinforce.group:
-            raise UserError(f"players.group must be that of reinforce, {self.reinforce.group}: answers are counted by it")
+            raise UserError(f"players.group must be that of reinforce, {self.reinforce.group}: answers are so counted")
         for name, count in (("prefer", self.paired), ("players", self.played)):
             if count != self.sampled:
                 raise UserError(f"reinforce samples {self.sampled:,} answers, {name} {count:,}; make them equally many")
