@@ -142,16 +142,35 @@ def test_a_proposal_is_practised_with_different_inputs_its_own_first(course, mon
 
 def test_the_harvest_is_what_is_solved_sometimes(course, monkeypatch):
     player = proposer(course, monkeypatch, wrong=0.5, garbage=0.3)
-    player.config = replace(player.config, proposals=80, alike=2)
+    player.config = replace(player.config, proposals=60)
     pool = Pool(list(shared_seeds()))
     found = player.harvest(pool, 1)
     assert len(found) > 10 and len({item for item, _ in found}) == len(found)
-    meanings = Counter(course.behaviour.fingerprint(item.program) for item, _ in found)
-    assert max(meanings.values()) == player.config.alike == 2
     for item, rate in found:
         assert 0 < rate < 1 and course.splits.touches(item.program, item.language) == ""
         assert player.rates([item]) == [rate]
     assert player.harvest(pool, 1) == found != player.harvest(pool, 2)
+
+
+def test_the_harvest_leaves_out_always_and_never_and_most_of_what_means_the_same(course, monkeypatch):
+    player = proposer(course, monkeypatch)
+    player.config = replace(player.config, proposals=100, alike=100)
+    pool = Pool(list(shared_seeds()))
+
+    def rate(item) -> float:
+        return (0.0, 0.5, 1.0)[len(item.instruction) % 3]
+
+    monkeypatch.setattr(player, "rates", lambda items: [rate(item) for item in items])
+    most = player.harvest(pool, 1)
+    assert most and all(rate == 0.5 for _, rate in most)
+    meanings = Counter(course.behaviour.fingerprint(item.program) for item, _ in most)
+    assert max(meanings.values()) > 2
+    player.config = replace(player.config, alike=2)
+    few = player.harvest(pool, 1)
+    assert set(few) <= set(most)
+    assert Counter(course.behaviour.fingerprint(item.program) for item, _ in few) == {
+        meaning: min(count, 2) for meaning, count in meanings.items()
+    }
 
 
 # The game ------------------------------------------------------------------------------------------------------------
