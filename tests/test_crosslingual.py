@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import signal
 from collections import Counter
 from functools import cache
 from pathlib import Path
@@ -455,7 +456,15 @@ def test_what_is_finished_is_not_done_again(whole, monkeypatch):
 
 def test_an_interrupted_run_goes_on_and_ends_alike(whole, tmp_path, monkeypatch):
     launches, launch = iter(range(100)), Trainer.launch
-    monkeypatch.setattr(Trainer, "launch", lambda self: launch(self) if next(launches) < 9 else stop())
+
+    def interrupted(trainer):
+        number = next(launches)
+        trainer.asked = signal.SIGTERM if number == 4 else 0
+        launch(trainer) if number < 9 else stop()
+
+    monkeypatch.setattr(Trainer, "launch", interrupted)
+    with pytest.raises(UserError, match="full: interrupted at step 5; the same command goes on"):
+        one_seed(settings(tmp_path), Ranks())
     with pytest.raises(KeyboardInterrupt):
         one_seed(settings(tmp_path), Ranks())
     monkeypatch.undo()
