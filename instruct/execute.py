@@ -27,11 +27,13 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from random import Random
 
 from configs import UserError, run_main
 from instruct import lessons, strategies
@@ -43,9 +45,11 @@ from instruct.world.behaviour import Behaviour
 from instruct.world.program import normalise, world
 from model.complete import complete
 from model.load import LoadedModel, load_run
+from model.sampling import Sampling
 
 DEFAULT = Settings()
 SENTENCE_TOKENS = 64
+SENTENCE_TRIES = 8
 
 
 @dataclass(frozen=True)
@@ -157,17 +161,32 @@ def carry_out(
 
 def in_sentences(loaded: LoadedModel, executions: Sequence[Execution]) -> list[Execution]:
     """The same with each answer as a sentence in the question's language ("The capital of France is Paris."), written
-    by the model; it stays "" where what it wrote does not hold the answer."""
-    answered = [i for i, each in enumerate(executions) if each.answered]
-    prompts = [
-        lessons.sentence(executions[i].question.instruction, executions[i].answer, executions[i].question.language)
-        for i in answered
-    ]
-    done = list(executions)
-    for i, text in zip(answered, say(loaded, prompts, SENTENCE_TOKENS)):
-        holds = normalise(done[i].answer).casefold() in normalise(text).casefold()
-        done[i] = replace(done[i], sentence=text if holds else "")
+    by the model, the likeliest first, then samples; it stays "" where none of them holds (`holds`)."""
+    done = [replace(each, sentence="") for each in executions]
+    for attempt in range(SENTENCE_TRIES):
+        missing = [i for i, each in enumerate(done) if each.answered and not each.sentence]
+        asked = [(done[i].question.instruction, done[i].answer, done[i].question.language) for i in missing]
+        sampling = Sampling(temperature=0.7 if attempt else 0.0)
+        seeds = [Random(f"{each} {attempt}").getrandbits(62) for each in asked]
+        texts = say(loaded, [lessons.sentence(*each) for each in asked], SENTENCE_TOKENS, sampling, seeds)
+        for i, text in zip(missing, texts):
+            done[i] = replace(done[i], sentence=text if holds(text, done[i]) else "")
     return done
+
+
+def holds(text: str, done: Execution) -> bool:
+    """Whether a text can be the answer of `done` as a sentence.
+
+    It has the answer, not within a longer word, and more than that; what the question names and the chain was given;
+    and no name (a word with a capital, but the first) or number that is neither in the question nor in the answer.
+    """
+    question, answer = done.question.instruction, normalise(done.answer)
+    found = re.search(rf"(?<![a-z0-9]){re.escape(answer)}(?![a-z0-9])", normalise(text), re.IGNORECASE)
+    if not found or not any(map(str.isalnum, text.replace(found[0], "", 1))):
+        return False
+    shown, _ = lessons.hide_quoted(question)
+    names = re.findall(r"(?<=\s)[A-Z][a-z]+|\d+", text)
+    return (done.given not in shown or done.given in text) and all(each in f"{question} {answer}" for each in names)
 
 
 # Running a chain -----------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from instruct import execute as module
 from instruct import lessons, strategies
 from instruct.answer import Asked
 from instruct.attacks import attacks as injected
-from instruct.execute import carry_out, execute, execute_all, in_sentences, show
+from instruct.execute import Execution, carry_out, execute, execute_all, holds, in_sentences, show
 from instruct.strategies import STRATEGIES, Chain, Known, Settings, asking
 from instruct.world.program import Program
 from model.complete import Completion
@@ -73,7 +73,7 @@ class Gullible(Oracle):
 
     def sentence(self, text, language, rng):
         question, answer = lessons.split_request(text)
-        return f"The answer is {answer}." if "wrong" not in question else "It is something."
+        return f"{question[:-1]} {answer}." if "wrong" not in question else "It is something."
 
 
 class Recording:
@@ -365,8 +365,47 @@ def test_whoever_wrote_a_chain_it_is_carried_out(recorded):
 def test_a_sentence_holds_the_answer_or_is_none(recorded):
     done = execute_all(recorded.loaded, [asking("What is the capital of France?"), asking("What is what?")])
     said = in_sentences(recorded.loaded, [*done, replace(done[0], question=Asked("wrong"))])
-    assert [each.sentence for each in said] == ["The answer is Paris.", "", ""]
-    assert show(said[0]) == "The answer is Paris." and show(said[2]) == "Paris"
+    assert [each.sentence for each in said] == ["What is the capital of France Paris.", "", ""]
+    assert show(said[0]) == said[0].sentence and show(said[2]) == "Paris"
+
+
+@pytest.mark.parametrize(
+    "question, answer, given, text, wanted",
+    [
+        ("What is the capital of France?", "Paris", "", "The capital of France is Paris.", True),
+        ("What is the capital of France?", "Paris", "", "The capital of France is paris", True),
+        ("What is the capital of France?", "Paris", "", "The capital of France is Parisis.", False),
+        ("What is the capital of France?", "Paris", "", "Paris.", False),
+        ("What is the capital of France?", "Paris", "", "The capital of Faris is Paris.", False),
+        ("What is the capital of France?", "Paris", "France", "The capital is Paris.", False),
+        ("法国的首都是哪里？", "巴黎", "法国", "法国的首都是巴黎。", True),
+        ("法国的首都是哪里？", "巴黎", "法国", "德国的首都是巴黎。", False),
+        ("法国的首都是哪里？", "巴黎", "法国", "巴黎。", False),
+        ("法国的首都是哪里？", "巴黎", "", "法国的首都是里昂。", False),
+        ('What is the largest number in "3 8 12 5"?', "12", "3 8 12 5", "The largest number is 12.", True),
+        ('What is the largest number in "3 8 12 5"?', "12", "3 8 12 5", "The largest number is 12, not 9.", False),
+        ("How many numbers are there?", "2", "1 7", "There are 12.", False),
+    ],
+)
+def test_what_can_be_a_sentence(question, answer, given, text, wanted):
+    done = Execution(Asked(question), "construct", given=given, answer=answer)
+    assert holds(text, done) is wanted
+
+
+def test_sentences_are_sampled_until_one_holds(recorded, monkeypatch):
+    tries = []
+
+    def said(loaded, conversations, new_tokens, sampling, seeds):
+        tries.append((len(conversations), sampling.temperature > 0, seeds))
+        return ["Paris is it." if len(tries) > 2 else "It is something."] * (len(conversations) - 1) + ["No."]
+
+    monkeypatch.setattr(module, "say", said)
+    done = Execution(Asked("What?"), "construct", answer="Paris")
+    refused = Execution(Asked("What?"), "construct", refusal="no chain")
+    found = in_sentences(recorded.loaded, [done, refused, replace(done, question=Asked("Where?")), done])
+    assert [each.sentence for each in found] == ["Paris is it.", "", "Paris is it.", ""]
+    assert [(count, sampled) for count, sampled, _ in tries] == [(3, False), (3, True), (3, True)] + [(1, True)] * 5
+    assert len({tuple(seeds) for *_, seeds in tries}) == 8, "other random numbers each time"
 
 
 # Injection -----------------------------------------------------------------------------------------------------------
@@ -469,7 +508,8 @@ def test_the_command(recorded, monkeypatch, capsys):
     monkeypatch.setattr(module, "load_run", lambda *args: recorded.loaded)
     assert module.main(["run", "What is the capital of France?", "--trace", "--sentence"]) == 0
     shown = capsys.readouterr().out
-    assert "given: France" in shown and "France -> Paris" in shown and shown.endswith("The answer is Paris.\n")
+    assert "given: France" in shown and "France -> Paris" in shown
+    assert shown.endswith("\nWhat is the capital of France Paris.\n")
     monkeypatch.setattr("sys.stdin.read", lambda: "What is the capital of France?\n\nWhat is what?\n", raising=False)
     monkeypatch.setattr("sys.stdin", Stdin("What is the capital of France?\n\nWhat is what?\n"))
     assert module.main(["run", "-", "--json", "--world"]) == 1, "one is refused"
