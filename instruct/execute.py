@@ -178,15 +178,18 @@ def holds(text: str, done: Execution) -> bool:
     """Whether a text can be the answer of `done` as a sentence.
 
     It has the answer, not within a longer word, and more than that; what the question names and the chain was given;
-    and no name (a word with a capital, but the first) or number that is neither in the question nor in the answer.
+    and no name (a word with a capital, but the first), number or quoted text that is neither in the question nor in the
+    answer.
     """
     question, answer = done.question.instruction, normalise(done.answer)
     found = re.search(rf"(?<![a-z0-9]){re.escape(answer)}(?![a-z0-9])", normalise(text), re.IGNORECASE)
     if not found or not any(map(str.isalnum, text.replace(found[0], "", 1))):
         return False
     shown, _ = lessons.hide_quoted(question)
-    names = re.findall(r"(?<=\s)[A-Z][a-z]+|\d+", text)
-    return (done.given not in shown or done.given in text) and all(each in f"{question} {answer}" for each in names)
+    names = {each.casefold() for each in re.findall(r"(?<=\s)[A-Z][a-z]+|-?\d+", text)}
+    known = {*re.findall(r"[a-z]+|-?\d+", f"{question} {answer}".casefold())}
+    quoted = re.findall(f"[{lessons.QUOTES}](.+?)[{lessons.QUOTES}]", text)
+    return (done.given not in shown or done.given in text) and names <= known and all(q in question for q in quoted)
 
 
 # Running a chain -----------------------------------------------------------------------------------------------------

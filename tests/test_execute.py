@@ -384,6 +384,10 @@ def test_a_sentence_holds_the_answer_or_is_none(recorded):
         ("法国的首都是哪里？", "巴黎", "", "法国的首都是里昂。", False),
         ('What is the largest number in "3 8 12 5"?', "12", "3 8 12 5", "The largest number is 12.", True),
         ('What is the largest number in "3 8 12 5"?', "12", "3 8 12 5", "The largest number is 12, not 9.", False),
+        ('What is the largest number in "3 8 12 5"?', "12", "3 8 12 5", "The largest number is 12 -2.", False),
+        ('What is the largest number in "3 8 12 5"?', "12", "3 8 12 5", 'The largest of "frog" is 12.', False),
+        ('What is the largest number in "3 8 12 5"?', "12", "3 8 12 5", 'The largest of "3 8 12 5" is 12.', True),
+        ("what is the capital of france?", "Paris", "", "The capital of France is Paris.", True),
         ("How many numbers are there?", "2", "1 7", "There are 12.", False),
     ],
 )

@@ -219,7 +219,7 @@ def test_a_game_goes_on_where_it_stopped(base, tmp_path, course, monkeypatch):
 @pytest.mark.parametrize(
     "wrong",
     [
-        *("rounds=0", "tries=1", "inputs=0", "alike=0", "methods=[]", "methods=['sing']"),
+        *("rounds=0", "tries=1", "inputs=0", "alike=0", "methods=[]", "methods=['sing']", "methods=['magpie']"),
         *("loss.method=ppo", "loss.method=dapo", "train.parallel=fsdp"),
     ],
 )
@@ -228,6 +228,7 @@ def test_wrong_settings_are_refused(wrong, base, tmp_path):
         tiny(tmp_path, base, wrong)
 
 
-def test_a_method_without_a_prompt_is_refused(base, tmp_path):
-    with pytest.raises(UserError, match="magpie"):
-        play(tiny(tmp_path / "run", base, "methods=['magpie']"), Ranks())
+def test_a_wrong_start_leaves_nothing(tmp_path):
+    with pytest.raises(UserError, match="there is no checkpoint"):
+        play(tiny(tmp_path / "run", tmp_path / "nothing"), Ranks())
+    assert not (tmp_path / "run").exists()

@@ -109,8 +109,9 @@ class PlayersConfig:
             for name in ("tries", "group")
             if getattr(self, name) < 2
         ]
-        if not self.methods or {*self.methods} - {*METHODS}:
-            problems.append(f"methods must name some of {', '.join(METHODS)}, got {', '.join(self.methods) or 'none'}")
+        prompted = [each for each in METHODS if each != "magpie"]  # which has no prompt that a reward could belong to
+        if not self.methods or {*self.methods} - {*prompted}:
+            problems.append(f"methods must name some of {', '.join(prompted)}, got {', '.join(self.methods) or 'none'}")
         if self.loss.switches.advantage == "values":
             problems.append("loss.method must not be ppo: its values would be of two players")
         if self.loss.switches.skip_silent:
@@ -141,8 +142,6 @@ class Proposer:
             rng = random.Random(f"{self.config.seed} {salt} {number}")
             method = self.config.methods[number % len(self.config.methods)]
             conversation, *_ = asked_for(method, pool, propose, rng)
-            if conversation is None:
-                raise UserError(f"methods: {method} has no prompt that a reward could belong to; choose another")
             found.append(Question(conversation))
         return found
 
@@ -216,6 +215,7 @@ class Proposer:
 
 def play(config: PlayersConfig, ranks: Ranks, fresh: bool = False) -> None:
     """All rounds. Raises UserError where the proposer finds nothing to learn from, and when it is interrupted."""
+    starting_model(config.init, False)  # a wrong folder is refused before anything is written
     game = RunFolder(config.run, ranks.is_main)
     game.open(config, fresh)
     ranks.barrier()
