@@ -388,6 +388,10 @@ def test_a_sentence_holds_the_answer_or_is_none(recorded):
         ('What is the largest number in "3 8 12 5"?', "12", "3 8 12 5", 'The largest of "frog" is 12.', False),
         ('What is the largest number in "3 8 12 5"?', "12", "3 8 12 5", 'The largest of "3 8 12 5" is 12.', True),
         ("what is the capital of france?", "Paris", "", "The capital of France is Paris.", True),
+        ('What is the largest number in "3 8 12 5"?', "12", "3 8 12 5", "The largest number is 12, not -5.", False),
+        ("What is the young of a bear?", "cub", "", "The young of a bear is a cub.", True),
+        ("What is the young of a bear?", "cub", "", "The young of a bear is a cubby.", False),
+        ("What is the young of a bear?", "cub", "", "The young of a bear is a scub.", False),
         ("How many numbers are there?", "2", "1 7", "There are 12.", False),
     ],
 )
